@@ -1,0 +1,211 @@
+"""Reading, writing and listing image files. In memory an image is uint8 RGB (H, W, 3) or a float32 tensor (3, H, W) in [0, 1]."""
+
+import os
+import re
+import secrets
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+
+# Everything that Pillow's decoders are known to raise on damaged bytes (broken PNG chunks, for one, are a SyntaxError).
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_LIST_SIZE = re.compile(r"\s+\(\d+\s*,\s*\d+(\s*,\s*\d+)?\)$")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image to read, and where its result belongs: `relative` is the path below the folder (or list) that was given."""
+
+    path: Path
+    relative: Path
+
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode a file to uint8 RGB (H, W, 3), upright (EXIF orientation applied).
+
+    16-bit files are scaled to 8 bit, grey is repeated in three channels, palettes and CMYK are converted, alpha is dropped and the
+    colours below it kept as stored. Of an animation the first frame is read.
+
+    Raises: ValueError naming the file and the reason when it is missing, empty, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(_upright(image))
+    except _DECODE_ERRORS as error:
+        raise ValueError(f"{path}: {_reason(path, error)}") from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) in pixels of the upright image, from the header alone. Raises ValueError as `read_image` does."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    except _DECODE_ERRORS as error:
+        raise ValueError(f"{path}: {_reason(path, error)}") from error
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write uint8 RGB (H, W, 3) as PNG, whole or not at all: a temporary file in the same folder is renamed when complete.
+
+    Missing folders are created. Raises ValueError for another dtype, shape or file extension, OSError when the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: images are written as PNG; choose a name that ends in .png")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"{path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}; see to_uint8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) in [0, 255], or float (H, W, 3) in [0, 1], to float32 (3, H, W) in [0, 1] with memory of its own."""
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    if planes.dtype == torch.uint8:
+        return planes.float() / 255
+    return planes.to(torch.float32, copy=True)
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """Float (3, H, W) in [0, 1] to uint8 (H, W, 3): clamped, rounded half up (0.5 of a level goes to the next)."""
+    levels = (image.detach().float().clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
+    return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 RGB (H, W, 3) of a decoded image in any of Pillow's modes."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return np.repeat(_deep_grey_to_uint8(image)[:, :, None], 3, axis=2)
+    if image.mode in ("P", "PA", "La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _deep_grey_to_uint8(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 of 16-bit grey (Pillow's I;16 and I, 0..65535) or of float grey (F, 0..1), scaled: Pillow's own convert clips."""
+    values = np.asarray(image).astype(np.float64)
+    white = 1.0 if image.mode == "F" else 65535.0
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= white):
+        raise ValueError(f"its values lie in {low:g}..{high:g}, outside of 0..{white:g}; save it as 8- or 16-bit")
+    return np.floor(values / white * 255 + 0.5).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1..8. Damaged EXIF data counts as upright (1): the pixels are still good."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODE_ERRORS:
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    """Why a file could not be read, in words for its owner."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return f"could not be opened ({error.strerror})"
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return "the file is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow can read"
+    return f"broken or truncated image ({error or type(error).__name__})"
+
+
+
+def list_images(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:
+    """All images named by files, folders (recursive, natural order, no hidden files) and `.txt` lists (see `read_list`), in that order.
+
+    Raises: ValueError when a path does not exist, is no image by its extension, or a folder or list holds no image.
+    """
+    found: list[ImageFile] = []
+    for path in [Path(paths)] if isinstance(paths, (str, Path)) else map(Path, paths):
+        if path.is_dir():
+            files = [ImageFile(path / relative, relative) for relative in sorted(_walk(path), key=natural_key)]
+        elif not path.is_file():
+            raise ValueError(f"{path}: no such file or folder; give an image, a folder of images or a .txt list")
+        elif path.suffix.lower() == ".txt":
+            files = read_list(path)
+        elif path.suffix.lower() in IMAGE_EXTENSIONS:
+            files = [ImageFile(path, Path(path.name))]
+        else:
+            raise ValueError(f"{path}: expected an image ({' '.join(IMAGE_EXTENSIONS)}), a folder or a .txt list")
+        if not files:
+            raise ValueError(f"{path}: no images in it; looked for {' '.join(IMAGE_EXTENSIONS)}")
+        found += files
+    return found
+
+
+def read_list(path: str | Path) -> list[ImageFile]:
+    """The files that a list names, one a line: `name` or BasicSR's meta-info `name (h,w,c)`; blank lines are skipped.
+
+    Relative names are below the list's folder, or below the folder above it when the first is found there only (Real-ESRGAN's layout:
+    DF2K/meta_info/list.txt names DF2K/HR/0001.png as HR/0001.png). Files are not checked here; reading them says what is wrong.
+
+    Raises: ValueError when the list itself cannot be read.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable list of image names in UTF-8 ({error})") from error
+    names = [Path(_LIST_SIZE.sub("", line.strip())) for line in lines if line.strip()]
+    first = next((name for name in names if not name.is_absolute()), None)
+    above = first is not None and not (path.parent / first).exists() and (path.parent.parent / first).exists()
+    folder = path.parent.parent if above else path.parent
+    return [ImageFile(folder / name, Path(name.name) if name.is_absolute() or ".." in name.parts else name) for name in names]
+
+
+def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that puts img2 before img10, folder by folder, the same on every machine."""
+    parts = re.findall(r"\d+|\D+", path.as_posix().replace("/", "\0").lower())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], path.as_posix()
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Paths below root of the images in it; linked folders are entered, each real folder once."""
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in names:
+            if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS):
+                yield Path(folder, name).relative_to(root)

@@ -1,0 +1,146 @@
+"""LR/HR pairs from disk, matched by name: whole images to validate and test on, aligned crops to train on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from data.hr_crops import check_crop, draw_crop
+from data.image_io import ImageFile, image_size, list_images, read_image, to_tensor
+from data.sources import FileOrder, Scan, draw_readable, scan_sizes, some, stream
+
+Roots = str | Path | Sequence[str | Path]
+Pair = tuple[ImageFile, ImageFile | None]
+_CROP = 1
+
+
+class PairedFolder(Dataset):
+    """Whole images for validation and test, in natural order of the LR names.
+
+    LR and HR belong together when their paths below their roots agree up to the extension (LR/a/1.png and HR/a/1.jpg).
+
+    Args:
+        dataroot_lq: folder (recursive), image, `.txt` list, or several of them, with the LR images.
+        dataroot_gt: the same for HR; None when there is none.
+        scale: HR side over LR side.
+
+    Items: `lr` float32 (3, h, w) in [0, 1]; `hr` float32 (3, h*scale, w*scale) in [0, 1] unless dataroot_gt is None; `name`, the path
+    below the root without extension; `path` of the LR file.
+
+    Raises: ValueError naming the files, when one is unreadable, has no partner or two, or when HR is not exactly scale times LR.
+    """
+
+    def __init__(self, dataroot_lq: Roots, dataroot_gt: Roots | None, scale: float) -> None:
+        self.pairs = pair_by_name(dataroot_lq, dataroot_gt)
+        unreadable = _scan_pairs(self.pairs, scale, smallest=1).unreadable
+        if unreadable:
+            raise ValueError(f"{len(unreadable)} unreadable images; repair or remove them:{some(unreadable)}")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        lr, hr = self.pairs[index]
+        item: dict[str, Any] = {"lr": to_tensor(read_image(lr.path)), "name": _name(lr), "path": str(lr.path)}
+        if hr is not None:
+            item["hr"] = to_tensor(read_image(hr.path))
+        return item
+
+
+class PairedCrops(Dataset):
+    """Endless aligned crops of one's own LR/HR pairs; items, `report()` and the meaning of item n are those of `HRCrops`.
+
+    Args:
+        dataroot_lq, dataroot_gt: as for `PairedFolder`, HR required.
+        gt_size: side of the HR crop in pixels, a multiple of `scale`. Pairs with a shorter side are left out and named in `report()`.
+        scale: HR side over LR side, a whole number.
+        seed: the run's seed, >= 0.
+        use_hflip: flip every other pair, on average, from left to right.
+
+    Raises: ValueError when names or sizes do not match, a number is impossible or no pair is usable.
+    """
+
+    def __init__(self, dataroot_lq: Roots, dataroot_gt: Roots, *, gt_size: int, scale: int, seed: int, use_hflip: bool = True) -> None:
+        check_crop(gt_size, scale, seed)
+        self.gt_size, self.scale, self.seed, self.use_hflip = gt_size, scale, seed, use_hflip
+        pairs = pair_by_name(dataroot_lq, dataroot_gt)
+        self.scan = _scan_pairs(pairs, scale, gt_size)
+        if not self.scan.usable:
+            raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n{self.report()}")
+        self.files = [(str(pairs[i][0].path), str(pairs[i][1].path)) for i in self.scan.usable]
+        self._order = FileOrder([1.0] * len(self.files), seed)
+
+    def report(self) -> str:
+        """How many pairs were found, which are too small and which unreadable, for the log."""
+        return self.scan.report(self.gt_size)
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        file, (lr, hr), skipped = draw_readable(self._order, n, self._load)
+        size = self.gt_size // self.scale
+        top, left, flip = draw_crop(stream(self.seed, n, _CROP), lr.shape[0] - size, lr.shape[1] - size)
+        item: dict[str, Any] = {"index": n, "path": self.files[file][1], "skipped": skipped}
+        for key, image, factor in (("hr", hr, self.scale), ("lr", lr, 1)):
+            crop = image[top * factor : (top + size) * factor, left * factor : (left + size) * factor]
+            item[key] = to_tensor(crop[:, ::-1] if flip and self.use_hflip else crop)
+        return item
+
+    def _load(self, file: int) -> tuple[np.ndarray, np.ndarray]:
+        lr, hr = (read_image(path) for path in self.files[file])
+        if hr.shape[:2] != (lr.shape[0] * self.scale, lr.shape[1] * self.scale) or min(hr.shape[:2]) < self.gt_size:
+            raise ValueError(f"{self.files[file][1]}: its size changed since the start of the run")
+        return lr, hr
+
+
+def pair_by_name(dataroot_lq: Roots, dataroot_gt: Roots | None) -> list[Pair]:
+    """(LR, HR) files with the same relative path up to the extension, in LR's order; (LR, None) when dataroot_gt is None.
+
+    Raises: ValueError naming the files when a name occurs twice on one side or lacks its partner on the other.
+    """
+    lr = _by_name(dataroot_lq)
+    if dataroot_gt is None:
+        return [(file, None) for file in lr.values()]
+    hr = _by_name(dataroot_gt)
+    alone = [f"{file.path}: no HR of the same name in {dataroot_gt}" for name, file in lr.items() if name not in hr]
+    alone += [f"{file.path}: no LR of the same name in {dataroot_lq}" for name, file in hr.items() if name not in lr]
+    if alone:
+        raise ValueError(f"LR and HR must pair up by name; {len(alone)} files have no partner:{some(alone)}")
+    return [(file, hr[name]) for name, file in lr.items()]
+
+
+def _by_name(root: Roots) -> dict[str, ImageFile]:
+    files: dict[str, ImageFile] = {}
+    twice: list[str] = []
+    for file in list_images(root):
+        if _name(file) in files:
+            twice.append(f"{files[_name(file)].path} and {file.path}")
+        files.setdefault(_name(file), file)
+    if twice:
+        raise ValueError(f"{root}: names must be unique up to the extension; remove one of each:{some(twice)}")
+    return files
+
+
+def _name(file: ImageFile) -> str:
+    return file.relative.with_suffix("").as_posix()
+
+
+def _scan_pairs(pairs: Sequence[Pair], scale: float, smallest: int) -> Scan:
+    """Headers of all pairs: HR sizes (LR sizes where there is no HR). Raises ValueError when an HR is not exactly scale times its LR."""
+    wrong: dict[int, str] = {}
+
+    def size(index: int) -> tuple[int, int]:
+        lr, hr = pairs[index]
+        lr_size = image_size(lr.path)
+        if hr is None:
+            return lr_size
+        hr_size = image_size(hr.path)
+        if hr_size != (round(lr_size[0] * scale), round(lr_size[1] * scale)):
+            sizes = f"LR {lr_size[1]}x{lr_size[0]}, HR {hr_size[1]}x{hr_size[0]}"
+            wrong[index] = f"{lr.path} and {hr.path}: {sizes}"
+        return hr_size
+
+    scan = scan_sizes(size, len(pairs), smallest, lambda index: str((pairs[index][1] or pairs[index][0]).path))
+    if wrong:
+        raise ValueError(f"HR must be exactly {scale} times LR; {len(wrong)} pairs are not:{some([wrong[i] for i in sorted(wrong)])}")
+    return scan

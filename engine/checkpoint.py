@@ -1,0 +1,152 @@
+"""What a run leaves on disk: released weights for people (models/), and states to go on from (training_states/).
+
+A folder is written under a temporary name, flushed to the disk and only then renamed, so a kill at any instant leaves either the
+whole folder or none. A state also carries the SHA-256 of each of its files: a damaged one is recognised, named and passed over.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp"
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a temporary folder, then puts it in place of `folder` in one step.
+
+    Raises:
+        ValueError: the disk is full or the folder cannot be written; what was there before is intact.
+    """
+    temporary = folder.with_name(folder.name + TEMPORARY)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for file in temporary.iterdir():
+            _flush(file)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+        _flush(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ValueError(f"cannot write {folder}: {error.strerror or error}. Free some space or choose another path; older checkpoints are intact") from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_state(root: Path, iteration: int, tensors: dict[str, dict[str, Tensor]], optimizers: dict[str, dict], values: dict[str, Any], keep_last: int) -> None:
+    """Writes root/ITERATION and removes all but the newest `keep_last` states.
+
+    Args:
+        tensors: named groups of tensors, each a .safetensors file.
+        optimizers: named state dictionaries, each a .pt file that `torch.load(weights_only=True)` reads.
+        values: anything JSON.
+    """
+
+    def write(folder: Path) -> None:
+        for name, group in tensors.items():
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, folder / f"{name}.safetensors")
+        for name, state in optimizers.items():
+            torch.save(state, folder / f"{name}.pt")
+        (folder / "values.json").write_text(json.dumps({"iteration": iteration, **values}, indent=2) + "\n")
+        sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+        (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n")
+
+    write_folder(root / str(iteration), write)
+    for old in state_folders(root)[keep_last:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def state_folders(root: Path) -> list[Path]:
+    """The states under root, newest first."""
+    folders = [folder for folder in root.iterdir() if folder.name.isdigit()] if root.is_dir() else []
+    return sorted(folders, key=lambda folder: int(folder.name), reverse=True)
+
+
+def newest_intact_state(root: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest state whose files are whole; each damaged one before it is named through `warn`."""
+    for folder in state_folders(root):
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        warn(f"{folder} is damaged ({damage}): passed over")
+    return None
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        return f"{MANIFEST}: {error}"
+    for name, expected in sums.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _sha256(folder / name) != expected:
+            return f"{name} is not what was written"
+    return None
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """One group of tensors of a state, on the CPU."""
+    return load_file(folder / f"{name}.safetensors")
+
+
+def read_optimizer(folder: Path, name: str) -> dict:
+    """One optimizer's state dictionary."""
+    return torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True)
+
+
+def read_values(folder: Path) -> dict[str, Any]:
+    """The JSON part of a state, `iteration` in it."""
+    return json.loads((folder / "values.json").read_text())
+
+
+def copy_tensors(into: dict[str, Tensor], source: dict[str, Tensor], what: str) -> None:
+    """Copies saved tensors into those of a model, in place.
+
+    Raises:
+        ValueError: the names or shapes differ, so the state belongs to other options.
+    """
+    odd = sorted(set(into) ^ set(source)) or [name for name in into if into[name].shape != source[name].shape]
+    if odd:
+        raise ValueError(f"the saved {what} does not fit the options of this run, first at '{odd[0]}': use a new `name`, or path.resume: false")
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(source[name])
+
+
+def prune(folders: Iterable[Path], keep: int) -> None:
+    """Removes all but the last `keep` of folders given oldest first."""
+    for folder in list(folders)[:-keep]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def archive(folder: Path) -> Path | None:
+    """Moves an existing run out of the way, as BasicSR does: NAME_archived_DATE. Returns the new place."""
+    if not folder.exists():
+        return None
+    place = folder.with_name(f"{folder.name}_archived_{datetime.now():%Y%m%d_%H%M%S}")
+    os.replace(folder, place)
+    return place
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,109 @@
+"""One process or many: everything torch.distributed, so that the training loop reads the same on 1 and on N devices."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.rank == 0
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """ "auto" is CUDA where there is one, else Apple's MPS, else the CPU.
+
+    Raises:
+        ValueError: the device asked for is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("device: cuda was asked for, but torch finds no CUDA device; set device: auto, or install a torch that fits your driver")
+        return torch.device("cuda", local_rank)
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device: mps was asked for, but torch finds no Apple GPU; set device: auto")
+    return torch.device(name)
+
+
+@contextmanager
+def start(device_name: str = "auto", launcher: str | None = None) -> Iterator[World]:
+    """Joins the process group that torchrun announces in the environment; a world of one without it.
+
+    launcher: "pytorch" insists on torchrun, "none" ignores it, None takes what the environment says.
+    """
+    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if launcher == "pytorch" and not launched:
+        raise ValueError("--launcher pytorch: start with `torchrun --nproc_per_node N train_d3sr.py -opt FILE`")
+    if launcher == "none" or not launched:
+        yield World(0, 1, choose_device(device_name))
+        return
+    device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def parallel(module: nn.Module, world: World) -> nn.Module:
+    """The module whose backward averages gradients over all processes; the module itself in a world of one."""
+    if world.size == 1:
+        return module
+    device_ids = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def synchronised(module: nn.Module, last: bool) -> AbstractContextManager:
+    """Lets gradients cross processes on the last micro-batch of an accumulated step only."""
+    return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
+
+
+def barrier() -> None:
+    """Waits for every process."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def mean_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Average of a tensor over all processes."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values / world.size
+
+
+def gather(value: Any, world: World) -> list[Any]:
+    """Every process's value, in order of rank, on every process."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(value: Any, world: World) -> Any:
+    """The main process's value on every process."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

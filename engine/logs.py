@@ -1,0 +1,96 @@
+"""Log file, console, TensorBoard and the running means between two log lines. Only the main process writes."""
+
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from engine.distributed import World, mean_over_ranks
+
+
+class BarHandler(logging.StreamHandler):
+    """Writes lines above a tqdm bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def open_log(file: Path | None) -> logging.Logger:
+    """The run's logger: console and `file` on the main process, silent where file is None."""
+    logger = logging.getLogger("d3sr")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    if file is None:
+        logger.addHandler(logging.NullHandler())
+        return logger
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for handler in (BarHandler(), logging.FileHandler(file, encoding="utf-8")):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(handler)
+    return logger
+
+
+class Means:
+    """Running means of named numbers on this process, averaged over all processes when they are read.
+
+    Values may stay tensors on their device: nothing waits for the device until `read`.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor | float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, **values: Tensor | float) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + (value.detach() if isinstance(value, Tensor) else value)
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self, world: World) -> dict[str, float]:
+        """The means since the last read; every process must call it with the same names."""
+        names = list(self._sums)
+        own = torch.tensor([float(self._sums[name]) / self._counts[name] for name in names], dtype=torch.float32, device=world.device)
+        self._sums.clear()
+        self._counts.clear()
+        return dict(zip(names, mean_over_ranks(own, world).tolist(), strict=True)) if names else {}
+
+
+class Speed:
+    """Images per second since the last reading, and the time that is left."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def read(self, images: int) -> float:
+        now = time.perf_counter()
+        speed, self._since = images / max(now - self._since, 1e-9), now
+        return speed
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Largest memory so far: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def log_line(iteration: int, total: int, values: dict[str, float]) -> str:
+    """`iter 100/4000  mse 1.23e-02 ...`, numbers with four digits."""
+    return f"iter {iteration}/{total}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def open_tensorboard(folder: Path | None) -> Any:
+    """A SummaryWriter, or None where no folder is given."""
+    if folder is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))

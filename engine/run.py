@@ -1,0 +1,107 @@
+"""A training run as one object: what changes while it goes on, how it is saved, and how it goes on after a stop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoint import copy_tensors, prune, read_optimizer, read_tensors, read_values, save_state
+from engine.optimization import MovingAverage
+from engine.release import save_release
+from models.discriminator import Discriminator
+from models.generator import Generator
+from models.noising import NoiseAware
+
+PATIENCE = 10
+
+
+@dataclass
+class Run:
+    """Both players ("g", and "d" where there is a discriminator), their optimizers and the moving average.
+
+    `release` is what every released config.json says of the run; `iteration` counts finished iterations.
+    """
+
+    name: str
+    generator: Generator
+    discriminator: Discriminator | None
+    noising: NoiseAware | None
+    optimizers: dict[str, torch.optim.Optimizer]
+    scalers: dict[str, torch.amp.GradScaler]
+    average: MovingAverage | None
+    release: dict[str, Any]
+    iteration: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def count_step(self, taken: bool) -> None:
+        """Counts a step that was not taken because its gradient held a NaN or an inf; too many in a row end the run."""
+        self.skipped_steps += not taken
+        self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row > PATIENCE:
+            raise ValueError(
+                f"{PATIENCE} iterations in a row without a finite gradient: lower the learning rates, or set train.precision: fp32 (now at {self.iteration})"
+            )
+
+    @contextmanager
+    def averaged(self) -> Iterator[Generator]:
+        """The generator with its averaged weights, where an average is kept."""
+        with self.average.applied() if self.average is not None else nullcontext():
+            yield self.generator
+
+
+def save_run(run: Run, folder: Path, keep_last: int) -> None:
+    """Writes models/NAME_ITER (and NAME_ITER_ema) for people, and training_states/ITER to resume from."""
+    models = folder / "models"
+    facts = {"name": run.name, "iteration": run.iteration, **run.release, "metrics": run.metrics}
+    save_release(models / f"{run.name}_{run.iteration}", run.generator, {**facts, "ema": False})
+    if run.average is not None:
+        with run.averaged() as generator:
+            save_release(models / f"{run.name}_{run.iteration}_ema", generator, {**facts, "ema": True})
+    for suffix in ("", "_ema"):
+        prune(released(models, run.name, suffix), keep_last)
+
+    tensors = {"generator": run.generator.trainable()}
+    if run.discriminator is not None:
+        tensors["discriminator"] = run.discriminator.trainable()
+    if run.average is not None:
+        tensors["average"] = run.average.averages
+    values = {
+        "skipped_steps": run.skipped_steps,
+        "metrics": run.metrics,
+        "noising": run.noising.state_dict() if run.noising is not None else {},
+        "scalers": {player: scaler.state_dict() for player, scaler in run.scalers.items()},
+    }
+    optimizers = {f"optimizer_{player}": optimizer.state_dict() for player, optimizer in run.optimizers.items()}
+    save_state(folder / "training_states", run.iteration, tensors, optimizers, values, keep_last)
+
+
+def released(models: Path, name: str, suffix: str = "") -> list[Path]:
+    """The released folders NAME_ITER + suffix, oldest first."""
+    iterations = [f.name.removeprefix(f"{name}_").removesuffix(suffix) for f in models.glob(f"{name}_*{suffix}")]
+    return [models / f"{name}_{iteration}{suffix}" for iteration in sorted((i for i in iterations if i.isdigit()), key=int)]
+
+
+def resume_run(run: Run, state: Path) -> None:
+    """Puts a saved state into a freshly built run.
+
+    Raises:
+        ValueError: the state belongs to other options.
+    """
+    copy_tensors(run.generator.trainable(), read_tensors(state, "generator"), "generator")
+    if run.discriminator is not None:
+        copy_tensors(run.discriminator.trainable(), read_tensors(state, "discriminator"), "discriminator")
+    if run.average is not None:
+        copy_tensors(run.average.averages, read_tensors(state, "average"), "moving average")
+    for player, optimizer in run.optimizers.items():
+        optimizer.load_state_dict(read_optimizer(state, f"optimizer_{player}"))
+    values = read_values(state)
+    run.iteration, run.skipped_steps, run.metrics = values["iteration"], values["skipped_steps"], values["metrics"]
+    if run.noising is not None:
+        run.noising.load_state_dict(values["noising"])
+    for player, scaler in run.scalers.items():
+        scaler.load_state_dict(values["scalers"][player])

@@ -1,0 +1,59 @@
+"""The perceptual losses one can choose by name: the rows of the paper's Table 5."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from losses.dists import build_dists
+from losses.ea_dists import EdgeAware
+from losses.features import build_features, get_backbone
+from losses.lpips_loss import LPIPS, UniformLPIPS
+
+
+class Recipe(NamedTuple):
+    """How a row of Table 5 is put together."""
+
+    distance: str
+    """"lpips" or "dists"."""
+    edge_aware: bool
+    """Whether the distance of the Sobel edges is added (Eq. 5)."""
+
+
+PERCEPTUAL: dict[str, Recipe | None] = {
+    "mse": None,  # Eq. 8 without its second term
+    "lpips": Recipe("lpips", edge_aware=False),
+    "ea_lpips": Recipe("lpips", edge_aware=True),
+    "dists": Recipe("dists", edge_aware=False),
+    "ea_dists": Recipe("dists", edge_aware=True),
+}
+
+
+def build_perceptual(
+    type: str,
+    *,
+    backbone: str = "vgg16",
+    backbone_weights: str = "torchvision",
+    dists_weights: str | None = None,
+    sobel_mode: str = "channel",
+    sobel_eps: float = 1e-12,
+) -> nn.Module | None:
+    """A frozen module (sr, hr) -> float32 scalar, the mean over the batch of images (N, 3, H, W) in [0, 1]; None for "mse".
+
+    type: a key of PERCEPTUAL. backbone, backbone_weights: see `build_features`. dists_weights: see `build_dists`; the lpips types do
+    not look at it. sobel_mode, sobel_eps: see `sobel`; only the ea_ types look at them.
+    LPIPS is the lpips package with its heads on vgg16, and the uniform formula on squeezenet1_1 (see losses.lpips_loss).
+    Besides `forward`, the module has `scores(sr, hr) -> (N,)`. Raises ValueError (options, files) or OSError (download).
+    """
+    if type not in PERCEPTUAL:
+        raise ValueError(f"perceptual type: {type!r} is unknown; expected one of {', '.join(PERCEPTUAL)}")
+    recipe = PERCEPTUAL[type]
+    if recipe is None:
+        return None
+    get_backbone(backbone)
+    if recipe.distance == "dists":
+        distance = build_dists(backbone, backbone_weights, dists_weights)
+    elif backbone == "vgg16":
+        distance = LPIPS(backbone, backbone_weights)
+    else:
+        distance = UniformLPIPS(build_features(backbone, backbone_weights))
+    return EdgeAware(distance, sobel_mode=sobel_mode, sobel_eps=sobel_eps) if recipe.edge_aware else distance

@@ -1,0 +1,211 @@
+"""Pre-trained diffusion models as the rest of the project sees them. The only file that imports diffusers.
+
+Any folder or hub id of the Stable Diffusion family works by its own config.json: SD 1.5, SD 2.1-base, SD-Turbo, SDXL (as a
+discriminator), AutoencoderTiny as the VAE, and the small base of this project with its `BlockTransform`.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from torch import Tensor, nn
+
+from models.block_transform import BlockTransform
+from models.diffusion import scaled_linear_alphas_cumprod
+from models.pretrained_files import find_file, read_config, read_weights
+
+AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "BlockTransform": BlockTransform}
+TRUNK_PARTS = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
+
+
+class Autoencoder(nn.Module):
+    """One face for every kind of autoencoder: pictures in [-1, 1] <-> latents already times their scaling factor.
+
+    The latent of a learned VAE is the mode of its distribution, so that the same picture always gives the same latent.
+    """
+
+    def __init__(self, model: AutoencoderKL | AutoencoderTiny | BlockTransform):
+        super().__init__()
+        self.model = model
+
+    @property
+    def latent_channels(self) -> int:
+        return self.model.latent_channels if isinstance(self.model, BlockTransform) else self.model.config.latent_channels
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position along each side: 8 for Stable Diffusion, the block size for a BlockTransform."""
+        if isinstance(self.model, BlockTransform):
+            return self.model.block_size
+        return 2 ** (len(self.model.config.block_out_channels if isinstance(self.model, AutoencoderKL) else self.model.config.decoder_block_out_channels) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] -> z (N, C, H / factor, W / factor)."""
+        if isinstance(self.model, BlockTransform):
+            return self.model.encode(images)
+        images = images.to(next(self.model.parameters()).dtype)
+        if isinstance(self.model, AutoencoderTiny):
+            return self.model.encode(images).latents * self.model.config.scaling_factor
+        return self.model.encode(images).latent_dist.mode() * self.model.config.scaling_factor
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (N, C, h, w) -> (N, 3, factor h, factor w), about [-1, 1], not clamped."""
+        if isinstance(self.model, BlockTransform):
+            return self.model.decode(z)
+        z = z.to(next(self.model.parameters()).dtype)
+        return self.model.decode(z / self.model.config.scaling_factor).sample
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Checkpoints the decoder only: nothing is learned before it, and its activations are the largest of all."""
+        if isinstance(self.model, AutoencoderKL):
+            self.model.decoder.gradient_checkpointing = True
+            self.model.decoder._gradient_checkpointing_func = torch.utils.checkpoint.checkpoint
+        elif isinstance(self.model, AutoencoderTiny):
+            self.model.decoder.gradient_checkpointing = True
+            self.model.decoder._gradient_checkpointing_func = torch.utils.checkpoint.checkpoint
+
+
+def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32, subfolder: str = "vae") -> Autoencoder:
+    """A frozen autoencoder in eval mode, of the kind its config.json names.
+
+    Raises:
+        ValueError: not found, or of a kind this project does not know.
+    """
+    config = read_config(source, subfolder, revision)
+    kind = config.get("_class_name", "AutoencoderKL")
+    if kind not in AUTOENCODERS:
+        raise ValueError(f"'{source}/{subfolder}/config.json' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
+    if kind == "BlockTransform":
+        model = BlockTransform.from_pretrained(find_file(source, "config.json", subfolder, revision).parent)
+    else:
+        model = _build(AUTOENCODERS[kind], config, read_weights(source, subfolder, revision), dtype, f"{source}/{subfolder}")
+    return Autoencoder(model).requires_grad_(False).eval()
+
+
+def load_unet(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+    """A frozen UNet in eval mode, sizes from its config.json."""
+    config = read_config(source, "unet", revision)
+    unet = _build(UNet2DConditionModel, config, read_weights(source, "unet", revision), dtype, f"{source}/unet")
+    return unet.requires_grad_(False).eval()
+
+
+def load_trunk(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+    """A UNet cut after its mid block: conv_in, time (and add) embedding, down blocks and mid block.
+
+    The up blocks, half of a UNet, are never allocated and never read from the file. Use `trunk_features` to run it.
+    """
+    config = read_config(source, "unet", revision)
+    weights = read_weights(source, "unet", revision, keep=lambda name: name.startswith(TRUNK_PARTS))
+    return _build(UNet2DConditionModel, config, weights, dtype, f"{source}/unet", cut=cut_after_mid_block).requires_grad_(False).eval()
+
+
+def cut_after_mid_block(unet: UNet2DConditionModel) -> None:
+    """Removes what a discriminator does not use."""
+    del unet.up_blocks, unet.conv_norm_out, unet.conv_act, unet.conv_out
+
+
+def _build(kind: type, config: dict, weights: dict[str, Tensor], dtype: torch.dtype, where: str, cut=lambda model: None) -> nn.Module:
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    cut(model)
+    weights = {name: tensor.to(dtype) for name, tensor in _current_names(weights).items()}
+    try:
+        model.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {where} do not fit its config.json; download the model again. {error}") from error
+    return model
+
+
+def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the VAE's attention layers as diffusers has written them since 0.18; Stable Diffusion's own files are older."""
+    renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    return {
+        ".".join([*name.split(".")[:-2], renamed.get(name.split(".")[-2], name.split(".")[-2]), name.split(".")[-1]]) if ".attentions." in name else name: tensor
+        for name, tensor in weights.items()
+    }
+
+
+def load_alphas_cumprod(source: str, revision: str | None = None) -> Tensor:
+    """The (T,) float32 noise schedule of a base model.
+
+    Raises:
+        ValueError: the model predicts something else than noise, or was trained on another kind of schedule.
+    """
+    config = read_config(source, "scheduler", revision, name="scheduler_config.json")
+    prediction_type, schedule = config.get("prediction_type", "epsilon"), config.get("beta_schedule")
+    if prediction_type != "epsilon":
+        raise ValueError(
+            f"'{source}' predicts {prediction_type}, but Eq. 1 needs a model that predicts noise (epsilon): use a 'base' model such as 2-1-base, not the 768 pixel one"
+        )
+    if schedule != "scaled_linear":
+        raise ValueError(f"'{source}' was trained on the noise schedule '{schedule}'; only Stable Diffusion's 'scaled_linear' is supported")
+    return scaled_linear_alphas_cumprod(config.get("num_train_timesteps", 1000), config["beta_start"], config["beta_end"])
+
+
+def predict_noise(unet: UNet2DConditionModel, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor) -> Tensor:
+    """epsilon_theta(z_t; t): noise_pred (N, C, h, w). prompt_embedding is (N, tokens, width)."""
+    return unet(z_t.to(unet.conv_in.weight.dtype), timesteps, encoder_hidden_states=prompt_embedding, return_dict=False)[0]
+
+
+def needs_pooled_condition(unet: UNet2DConditionModel) -> bool:
+    """Whether the UNet is SDXL-like: conditioned on a pooled text embedding and on picture sizes."""
+    return unet.config.addition_embed_type == "text_time"
+
+
+def pooled_width(unet: UNet2DConditionModel) -> int:
+    """Width of SDXL's pooled text embedding: what the six size embeddings leave of add_embedding's input (1280)."""
+    return unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+
+
+def trunk_features(trunk: UNet2DConditionModel, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor, added: dict[str, Tensor] | None) -> Tensor:
+    """Mid-block output of a UNet: (N, C, h, w) latents -> (N, mid channels, h / 2^k, w / 2^k) features.
+
+    `added` holds SDXL's text_embeds (N, width) and time_ids (N, 6); None for the others.
+    """
+    sample = z_t.to(trunk.conv_in.weight.dtype)
+    temb = trunk.time_embedding(trunk.get_time_embed(sample=sample, timestep=timesteps))
+    if added is not None:
+        temb = temb + trunk.get_aug_embed(emb=temb, encoder_hidden_states=prompt_embedding, added_cond_kwargs=added)
+    sample = trunk.conv_in(sample)
+    for block in trunk.down_blocks:
+        if getattr(block, "has_cross_attention", False):
+            sample, _ = block(hidden_states=sample, temb=temb, encoder_hidden_states=prompt_embedding)
+        else:
+            sample, _ = block(hidden_states=sample, temb=temb)
+    if getattr(trunk.mid_block, "has_cross_attention", False):
+        return trunk.mid_block(sample, temb, encoder_hidden_states=prompt_embedding)
+    return trunk.mid_block(sample, temb)
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Weights to `dtype`, without the warning that diffusers' own `to` gives where there is nothing to warn of."""
+    return nn.Module.to(module, dtype)
+
+
+def save_base(folder: Path, unet: UNet2DConditionModel, autoencoder: Autoencoder) -> None:
+    """Writes a base model that `load_unet`, `load_autoencoder` and diffusers can read: unet/, vae/, scheduler/."""
+    from diffusers import DDPMScheduler
+
+    folder = Path(folder)
+    unet.save_pretrained(folder / "unet")
+    autoencoder.model.save_pretrained(folder / "vae")
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    scheduler.save_pretrained(folder / "scheduler")
+
+
+def new_unet(config: dict, seed: int = 0) -> UNet2DConditionModel:
+    """A UNet with freshly drawn weights, the same for the same seed; the global random state is left alone."""
+    return _new(UNet2DConditionModel, config, seed)
+
+
+def new_autoencoder(config: dict, seed: int = 0) -> Autoencoder:
+    """An autoencoder of the kind that config["_class_name"] says, with freshly drawn weights where it has weights."""
+    if config["_class_name"] == "BlockTransform":
+        return Autoencoder(BlockTransform(config["block_size"]))
+    return Autoencoder(_new(AUTOENCODERS[config["_class_name"]], config, seed))
+
+
+def _new(kind: type, config: dict, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind.from_config(config)

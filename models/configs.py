@@ -1,0 +1,76 @@
+"""The published configurations of the base models, as facts: sizes can be counted, and random weights made, without a download.
+
+Sources: unet/config.json and vae/config.json of stable-diffusion-2-1-base and stable-diffusion-xl-base-1.0. Models that are
+trained or run are always built from the config.json beside their weights, never from here.
+"""
+
+SD21_UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
+SDXL_UNET = {
+    "sample_size": 128,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280],
+    "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SD_VAE = {
+    "_class_name": "AutoencoderKL",
+    "sample_size": 512,
+    "latent_channels": 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "scaling_factor": 0.18215,
+}
+SDXL_VAE = {**SD_VAE, "sample_size": 1024, "scaling_factor": 0.13025}
+TINY_UNET = {
+    "sample_size": 32,
+    "in_channels": 48,
+    "out_channels": 48,
+    "block_out_channels": [96, 112, 112],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 64,
+    "attention_head_dim": [3, 4, 4],
+    "norm_num_groups": 16,
+    "use_linear_projection": True,
+}
+BLOCK_TRANSFORM = {"_class_name": "BlockTransform", "block_size": 4, "latent_channels": 48, "scaling_factor": 1.0}
+
+KNOWN = {
+    "sd21-base": {"unet": SD21_UNET, "vae": SD_VAE},
+    "sdxl-base": {"unet": SDXL_UNET, "vae": SDXL_VAE},
+    "tiny": {"unet": TINY_UNET, "vae": BLOCK_TRANSFORM},
+}
+
+
+def known_model(source: str) -> str | None:
+    """Which of `KNOWN` a hub id stands for, judged by its name; None if none."""
+    name = source.split("/")[-1].lower()
+    if "stable-diffusion-2-1-base" in name:
+        return "sd21-base"
+    if "stable-diffusion-xl-base" in name:
+        return "sdxl-base"
+    return None

@@ -1,0 +1,93 @@
+"""The diffusion discriminator (Sec. 3.2): the first half of a pre-trained UNet, adapted, and an MLP that votes per region.
+
+Three kinds share this network and differ in what they are shown (`models.noising`): the paper's noise-aware one, and the vanilla
+and diffusion-GAN ones of Table 6.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones import load_trunk, needs_pooled_condition, pooled_width, trunk_features
+from models.lora import LORA_TARGETS, add_lora
+from models.prompt import initial_prompt
+
+
+class Discriminator(nn.Module):
+    """UNet trunk (conv_in, embeddings, down blocks, mid block) and a per-position MLP to one realism logit.
+
+    Args:
+        trunk: a UNet cut after its mid block.
+        prompt_embedding: (tokens, width), learnable.
+        pooled_embedding: (width,) learnable, SDXL's pooled text condition; None for the others.
+        image_size: side of the training crops in pixels, SDXL's size condition.
+        head_channels: hidden width of the MLP.
+    """
+
+    def __init__(self, trunk: nn.Module, prompt_embedding: Tensor, pooled_embedding: Tensor | None, image_size: int, head_channels: int, seed: int = 0):
+        super().__init__()
+        self.trunk = trunk
+        self.prompt_embedding = nn.Parameter(prompt_embedding)
+        self.pooled_embedding = None if pooled_embedding is None else nn.Parameter(pooled_embedding)
+        time_ids = torch.tensor([image_size, image_size, 0, 0, image_size, image_size], dtype=torch.float32)
+        self.register_buffer("time_ids", time_ids, persistent=False)
+        self.head = realism_head(trunk.config.block_out_channels[-1], head_channels, seed)
+
+    def forward(self, z_t: Tensor, timesteps: Tensor) -> Tensor:
+        """Votes on latents.
+
+        Args:
+            z_t: noised latents (N, C, h, w), as they are: SDXL, too, gets the generator's latents without rescaling, since both
+                scaling factors already bring their own latents to about unit variance.
+            timesteps: (N,) integers.
+
+        Returns:
+            realism_logits (N, h / 2^k, w / 2^k) float32, positive for "real".
+        """
+        dtype = self.trunk.conv_in.weight.dtype
+        prompt = self.prompt_embedding.to(dtype).expand(len(z_t), -1, -1)
+        features = trunk_features(self.trunk, z_t, timesteps, prompt, self._added_condition(len(z_t), dtype))
+        return self.head(features.float()).squeeze(1).float()
+
+    def _added_condition(self, count: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
+        if self.pooled_embedding is None:
+            return None
+        return {"text_embeds": self.pooled_embedding.to(dtype).expand(count, -1), "time_ids": self.time_ids.expand(count, -1)}
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name: adapters, embeddings and head."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+def realism_head(channels: int, hidden: int, seed: int) -> nn.Sequential:
+    """The MLP of Sec. 3.2 as 1 x 1 convolutions, so that every position of the features is judged alike."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, 1, 1))
+
+
+def build_discriminator(
+    source: str,
+    *,
+    revision: str | None = None,
+    rank: int = 16,
+    alpha: int = 16,
+    targets: tuple[str, ...] = LORA_TARGETS,
+    head_channels: int = 320,
+    prompt_tokens: int = 77,
+    prompt_init: str = "normal",
+    prompt_std: float = 0.02,
+    image_size: int = 512,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Discriminator:
+    """A discriminator ready to be trained from a base model, `source` a folder or a hub id.
+
+    Args:
+        prompt_init: "zeros" is SDXL's own null condition; for SD 2.1 zeros are unseen, so "normal" N(0, prompt_std^2).
+        dtype: of the frozen weights. What is trained is always float32.
+    """
+    trunk = load_trunk(source, revision, dtype)
+    add_lora(trunk, rank, alpha, targets, seed)
+    prompt = initial_prompt(prompt_tokens, trunk.config.cross_attention_dim, prompt_init, prompt_std, seed)
+    pooled = torch.zeros(pooled_width(trunk)) if needs_pooled_condition(trunk) else None
+    return Discriminator(trunk, prompt, pooled, image_size, head_channels, seed)

@@ -1,0 +1,217 @@
+"""The one-step generator: x_H = D(z_hat), z_hat = (z_L - sqrt(1 - alpha_bar) eps(z_L; T_L)) / sqrt(alpha_bar), z_L = E(x_L).
+
+From a program of your own:
+
+    from models.generator import load_generator
+    generator = load_generator("weights/d3sr-tiny")
+    sr, _ = generator(lr)        # (N, 3, h, w) in [-1, 1] -> (N, 3, 4h, 4w)
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.backbones import Autoencoder, cast, load_alphas_cumprod, load_autoencoder, load_unet, predict_noise, read_weights
+from models.diffusion import predict_z0
+from models.lora import LORA_FILE, LORA_TARGETS, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
+from models.prompt import initial_prompt
+
+CONFIG_FILE = "config.json"
+GENERATOR_FILE = "generator.safetensors"
+
+
+class Generator(nn.Module):
+    """Frozen autoencoder, UNet, one learnable text embedding and a fixed timestep.
+
+    Args:
+        unet: predicts the noise; frozen, adapted or trained in full.
+        autoencoder: pictures <-> latents, frozen.
+        alphas_cumprod: (T,) table of the base model's noise schedule.
+        prompt_embedding: (tokens, width), takes the place of an encoded prompt.
+        timestep: T_L, the timestep whose noise level the LR latent is taken to have.
+        scale: enlargement.
+    """
+
+    def __init__(self, unet: nn.Module, autoencoder: Autoencoder, alphas_cumprod: Tensor, prompt_embedding: Tensor, timestep: int, scale: int = 4):
+        super().__init__()
+        self.unet = unet
+        self.autoencoder = autoencoder
+        self.prompt_embedding = nn.Parameter(prompt_embedding)
+        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
+        self.timestep = timestep
+        self.scale = scale
+
+    @property
+    def size_multiple(self) -> int:
+        """Both sides of an output picture must be multiples of this many pixels."""
+        return self.autoencoder.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def upsample(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bicubic (a = -0.75, no antialiasing) to `size` = (H, W), clamped to [-1, 1]."""
+        return F.interpolate(lr.float(), size=size, mode="bicubic", align_corners=False).clamp(-1.0, 1.0)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """z = E(x) for pictures (N, 3, H, W) in [-1, 1]; without gradient, since nothing before it is learned."""
+        with torch.no_grad():
+            return self.autoencoder.encode(images)
+
+    def denoise(self, z_lr: Tensor) -> Tensor:
+        """z_hat of Eq. 1: latents (N, C, h, w) -> (N, C, h, w), float32."""
+        prompt = self.prompt_embedding.to(self.unet.conv_in.weight.dtype).expand(len(z_lr), -1, -1)
+        timesteps = torch.full((len(z_lr),), self.timestep, device=z_lr.device)
+        noise_pred = predict_noise(self.unet, z_lr, timesteps, prompt)
+        return predict_z0(z_lr, noise_pred, self.timestep, self.alphas_cumprod)
+
+    def forward(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """Restores LR pictures.
+
+        Args:
+            lr: (N, 3, h, w) in [-1, 1]; `scale` times its sides must be multiples of `size_multiple`.
+
+        Returns:
+            sr (N, 3, scale h, scale w), about [-1, 1], not clamped; and z_hat (N, C, H / factor, W / factor).
+        """
+        size = (lr.shape[-2] * self.scale, lr.shape[-1] * self.scale)
+        z_hat = self.denoise(self.encode(self.upsample(lr, size)))
+        return self.autoencoder.decode(z_hat).float(), z_hat
+
+    @torch.no_grad()
+    def restore(self, lr_up: Tensor) -> Tensor:
+        """Restores pictures that already have the output's size: (N, 3, H, W) in [-1, 1] -> the same, clamped."""
+        return self.autoencoder.decode(self.denoise(self.encode(lr_up))).float().clamp(-1.0, 1.0)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name: the prompt embedding, and the adapters or the whole UNet."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+def build_generator(
+    source: str,
+    *,
+    revision: str | None = None,
+    vae: str | None = None,
+    timestep: int = 399,
+    scale: int = 4,
+    train: str = "lora",
+    rank: int = 16,
+    alpha: int = 16,
+    targets: tuple[str, ...] = LORA_TARGETS,
+    prompt_tokens: int = 77,
+    prompt_init: str = "normal",
+    prompt_std: float = 0.02,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Generator:
+    """A generator ready to be trained from a base model, `source` a folder or a hub id.
+
+    Args:
+        vae: another autoencoder than the base's own, same latent space (TAESD, say).
+        train: "lora" freezes the UNet and trains adapters of `rank`; "full" trains every weight of the UNet, in float32.
+        dtype: of the frozen weights. What is trained is always float32.
+    """
+    unet = load_unet(source, revision, torch.float32 if train == "full" else dtype)
+    autoencoder = load_autoencoder(vae or source, None if vae else revision, dtype, subfolder="" if vae else "vae")
+    prompt = initial_prompt(prompt_tokens, unet.config.cross_attention_dim, prompt_init, prompt_std, seed)
+    if train == "full":
+        unet.requires_grad_(True)
+    else:
+        add_lora(unet, rank, alpha, targets, seed)
+    return Generator(unet, autoencoder, load_alphas_cumprod(source, revision), prompt, timestep, scale)
+
+
+def base_fingerprint(source: str, revision: str | None = None) -> str:
+    """SHA-256 of the base UNet's first convolution in half precision: tells one base from another in a moment, whatever its file's precision."""
+    weight = read_weights(source, "unet", revision, keep=lambda name: name == "conv_in.weight")["conv_in.weight"]
+    return hashlib.sha256(weight.half().contiguous().numpy().tobytes()).hexdigest()
+
+
+def full_state(generator: Generator) -> dict[str, Tensor]:
+    """What generator.safetensors holds: the prompt embedding, and the UNet where all of it is trained."""
+    return {name: p.detach() for name, p in generator.trainable().items() if ".lora_A." not in name and ".lora_B." not in name}
+
+
+def save_generator_tensors(folder: Path, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+    """Writes generator.safetensors."""
+    save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in state.items()}, Path(folder) / GENERATOR_FILE)
+
+
+def read_generator_config(path: str | Path) -> dict:
+    """config.json of a released or experiment folder.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    file = Path(path) / CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(
+            f"'{path}' holds no trained generator (no {CONFIG_FILE}). Give a released folder such as weights/d3sr-tiny, or "
+            "experiments/NAME/models/NAME_ITER of a training run"
+        )
+    try:
+        config = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    missing = [key for key in ("timestep", "scale", "train", "base") if key not in config]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}: it does not describe a D3SR generator")
+    return config
+
+
+def base_of(path: str | Path, config: dict, base: str | None = None) -> str:
+    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from."""
+    return base or (str(path) if (Path(path) / "unet" / "config.json").is_file() else config["base"])
+
+
+def load_generator(path: str | Path, *, base: str | None = None, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Generator:
+    """A trained generator in eval mode, adapters merged into the UNet in float32.
+
+    Args:
+        path: folder with config.json: a release, or experiments/NAME/models/NAME_ITER.
+        base: folder or hub id of the base model, where it is not the one the folder names.
+        dtype: of all weights after merging.
+
+    Raises:
+        ValueError: something is missing or does not fit together.
+    """
+    config = read_generator_config(path)
+    source = base_of(path, config, base)
+    if config.get("base_fingerprint") not in (None, base_fingerprint(source, revision)):
+        raise ValueError(f"'{path}' was trained on another base model than '{source}' ({config['base']}): set network_g.pretrained to that one")
+    state = load_file(Path(path) / GENERATOR_FILE)
+    unet = load_unet(source, revision)
+    if config["train"] == "full":
+        unet.load_state_dict({name.removeprefix("unet."): tensor.float() for name, tensor in state.items() if name.startswith("unet.")})
+    else:
+        merge_lora(unet, *read_lora(Path(path) / LORA_FILE))
+    vae = config.get("vae")
+    autoencoder = load_autoencoder(vae or source, None if vae else revision, subfolder="" if vae else "vae")
+    prompt = state["prompt_embedding"].float()
+    generator = Generator(unet, autoencoder, load_alphas_cumprod(source, revision), prompt, config["timestep"], config["scale"])
+    return _cast(generator, dtype).requires_grad_(False).eval()
+
+
+def _cast(generator: Generator, dtype: torch.dtype) -> Generator:
+    """Weights to `dtype`, but for the noise schedule and the whitening of a block transform, which stay float32."""
+    cast(generator.unet, dtype)
+    if any(True for _ in generator.autoencoder.parameters()):
+        cast(generator.autoencoder, dtype)
+    return generator
+
+
+def load_trained(generator: Generator, path: str | Path) -> None:
+    """Starts a generator that is about to be trained from the weights of an earlier run (path.pretrain_network_g)."""
+    config = read_generator_config(path)
+    state = load_file(Path(path) / GENERATOR_FILE)
+    own = full_state(generator)
+    if set(state) != set(own) or (config["train"] == "lora") != bool(lora_parameters(generator.unet)):
+        raise ValueError(f"'{path}' was trained with network_g.train: {config['train']}; set the same here to start from it")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+    if config["train"] == "lora":
+        load_lora_state(generator.unet, read_lora(Path(path) / LORA_FILE)[0])

@@ -1,0 +1,205 @@
+"""The option tree of D3SR: `TrainOptions` for train_d3sr.py, `TestOptions` for test_d3sr.py. Key names are BasicSR's where it has one.
+
+    options = load_train_options("options/train.yml", ["train.optim_g.lr=1e-4"])
+    options.train.optim_g.lr                      # 0.0001; every object is frozen
+    to_yaml(options)                              # every default spelled out; loads back to an equal object
+
+`options.datasets` holds the sections of images and metrics, `options.networks` those of the networks and of `train`. No torch here, so that
+`--help` and a typo are answered at once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from degradations.stage import Degradation
+from options.datasets import MetricOptions, TestDatasets, TrainDatasets, check_folder_name
+from options.networks import DiscriminatorOptions, GeneratorOptions, TrainingOptions
+from options.schema import OptionsError, build, check
+from options.yaml_files import read_options, to_yaml
+
+__all__ = ["OptionsError", "TestOptions", "TrainOptions", "load_test_options", "load_train_options", "to_yaml"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPaths:
+    """The `path` section of a training."""
+
+    experiments_root: str = "experiments"
+    """A run lives in experiments_root/name."""
+    tb_root: str = "tb_logger"
+    """TensorBoard files go to tb_root/name."""
+    pretrain_network_g: str | None = None
+    """A models/NAME_ITER folder whose generator a new run starts from."""
+    resume: bool = True
+    """Go on where the run of this name stopped; false = start over, in a new folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValOptions:
+    """The `val` section."""
+
+    val_freq: int = 5000
+    """Iterations between validations; one more follows at the end of the run."""
+    save_img: bool = True
+    """Save the restored pictures of each validation."""
+    tile: int = 0
+    """Side of the tiles in output pixels; 0 = whole pictures."""
+    color_fix: Literal["none", "wavelet", "adain"] = "none"
+    """Take the low frequencies (wavelet) or mean and deviation (adain) of the colours from LR."""
+    metrics: dict[str, MetricOptions] = field(default_factory=dict)
+    """Name in log and tables -> metric."""
+
+    def __post_init__(self) -> None:
+        check(self.val_freq >= 1, f"val_freq must be at least 1, got {self.val_freq}")
+        check(self.tile >= 0, f"tile must not be negative, got {self.tile}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerOptions:
+    """The `logger` section."""
+
+    print_freq: int = 100
+    """Iterations between log lines."""
+    save_checkpoint_freq: int = 5000
+    """Iterations between checkpoints; one more is saved at the end of the run."""
+    keep_last: int = 3
+    """How many of the newest checkpoints stay on disk."""
+    use_tb_logger: bool = True
+    """Write TensorBoard files as well."""
+
+    def __post_init__(self) -> None:
+        for name in ("print_freq", "save_checkpoint_freq", "keep_last"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Everything a training needs to know."""
+
+    name: str
+    """Name of the run and of its folder; running the same name again resumes it."""
+    scale: int = 4
+    """HR side over LR side."""
+    manual_seed: int = 0
+    """Seed of everything random, together with rank and iteration or sample number."""
+    num_gpu: int | Literal["auto"] = "auto"
+    """Number of processes this setting is meant for, checked against torchrun's; auto = any."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto = cuda, else mps, else cpu."""
+    datasets: TrainDatasets
+    """Images to train and validate on."""
+    degradation: Degradation = field(default_factory=Degradation)
+    """How LR is made from HR; the default is Real-ESRGAN's x4plus."""
+    network_g: GeneratorOptions
+    """The generator."""
+    network_d: DiscriminatorOptions
+    """The discriminator."""
+    path: TrainPaths = field(default_factory=TrainPaths)
+    """Where files go and come from."""
+    train: TrainingOptions
+    """The run, its optimizers and its losses."""
+    val: ValOptions = field(default_factory=ValOptions)
+    """Validation during the run."""
+    logger: LoggerOptions = field(default_factory=LoggerOptions)
+    """Log lines, checkpoints, TensorBoard."""
+
+    def __post_init__(self) -> None:
+        check_folder_name("name", self.name)
+        check(self.scale >= 1, f"scale must be at least 1, got {self.scale}")
+        check(self.manual_seed >= 0, f"manual_seed must not be negative, got {self.manual_seed}")
+        known = self.num_gpu == "auto" or self.num_gpu >= 1
+        check(known, f"num_gpu must be auto or at least 1 (for a CPU say device: cpu), got {self.num_gpu}")
+        size = self.datasets.train.gt_size
+        check(size % self.scale == 0, f"datasets.train.gt_size must be a multiple of scale {self.scale}, got {size}")
+        fits = self.train.precision != "fp16" or self.device != "cpu"
+        check(fits, "train.precision: expected fp32 or bf16 with device: cpu, got fp16")
+        compared = [name for name, metric in self.val.metrics.items() if metric.needs_gt]
+        for name, data in self.datasets.val.items():
+            needed = f"expected HR images, which val.metrics.{compared[0]} compares with" if compared else ""
+            check(not compared or data.dataroot_gt is not None, f"datasets.val.{name}.dataroot_gt: {needed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestGenerator:
+    """The `network_g` section of a test."""
+
+    path: str
+    """A released folder such as weights/d3sr-tiny, or experiments/NAME/models/NAME_ITER."""
+    pretrained: str | None = None
+    """Folder or hub id of the base model, instead of the one that `path` names."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id; null = its main branch."""
+
+    def __post_init__(self) -> None:
+        check(bool(self.path), "path must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestPaths:
+    """The `path` section of a test."""
+
+    results_root: str = "results"
+    """Pictures and scores go to results_root/name, unless -o says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestOptions:
+    """Everything a restoration needs to know."""
+
+    name: str
+    """Name of the test and of its folder."""
+    scale: float = 4.0
+    """Output side over input side."""
+    manual_seed: int = 0
+    """Seed; restoration itself draws nothing at random."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto = cuda, else mps, else cpu."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the networks; fp16 and bf16 halve memory and time on a GPU."""
+    input: str | tuple[str, ...] = ()
+    """Files, folders or `.txt` lists to restore when there is neither -i nor datasets.test."""
+    datasets: TestDatasets = field(default_factory=TestDatasets)
+    """Named sets to restore and score."""
+    network_g: TestGenerator
+    """The generator."""
+    path: TestPaths = field(default_factory=TestPaths)
+    """Where files go."""
+    tile: int = 0
+    """Side of the tiles in output pixels; 0 = whole pictures."""
+    tile_overlap: int = 64
+    """How far neighbouring tiles overlap, in output pixels."""
+    color_fix: Literal["none", "wavelet", "adain"] = "none"
+    """Take the low frequencies (wavelet) or mean and deviation (adain) of the colours from the input."""
+    metrics: dict[str, MetricOptions] = field(default_factory=dict)
+    """Name in the tables -> metric."""
+    comparison_sheet: bool = True
+    """Where HR is known, also write pictures of bicubic | ours | HR."""
+
+    def __post_init__(self) -> None:
+        check_folder_name("name", self.name)
+        check(self.scale >= 1, f"scale must be at least 1, got {self.scale}")
+        check(self.manual_seed >= 0, f"manual_seed must not be negative, got {self.manual_seed}")
+        check(all(self.inputs), "input must not hold an empty name")
+        check(self.tile >= 0, f"tile must not be negative, got {self.tile}")
+        check(self.tile_overlap >= 0, f"tile_overlap must not be negative, got {self.tile_overlap}")
+        fits = self.tile == 0 or self.tile_overlap < self.tile
+        check(fits, f"tile_overlap must be smaller than tile {self.tile}, got {self.tile_overlap}")
+        fits = self.precision != "fp16" or self.device != "cpu"
+        check(fits, "precision: expected fp32 or bf16 with device: cpu, got fp16")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """input as a tuple, however it was written."""
+        return (self.input,) if isinstance(self.input, str) else self.input
+
+
+def load_train_options(path: str | Path, force_yml: Iterable[str] = ()) -> TrainOptions:
+    """Reads and checks a training's option file; `force_yml` holds assignments such as `train.optim_g.lr=1e-4`. Raises OptionsError."""
+    return build(TrainOptions, read_options(path, force_yml), str(path))
+
+
+def load_test_options(path: str | Path, force_yml: Iterable[str] = ()) -> TestOptions:
+    """Reads and checks a test's option file. Raises OptionsError."""
+    return build(TestOptions, read_options(path, force_yml), str(path))

@@ -1,0 +1,41 @@
+"""Writes a base model with random weights in diffusers' layout, for tests and benchmarks where the real one cannot be had.
+
+    python tools/random_base.py tiny /tmp/base
+    python tools/random_base.py sd21-base /tmp/sd21 --dtype fp16
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models.configs import KNOWN
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=list(KNOWN), help="whose sizes the model has")
+    parser.add_argument("folder", help="where to write unet/, vae/ and scheduler/")
+    parser.add_argument("--dtype", choices=["fp32", "fp16"], default="fp32", help="of the files")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    import torch
+
+    from models.backbones import cast, new_autoencoder, new_unet, save_base
+
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}[args.dtype]
+    unet = new_unet(KNOWN[args.kind]["unet"], args.seed)
+    autoencoder = new_autoencoder(KNOWN[args.kind]["vae"], args.seed)
+    if any(True for _ in autoencoder.parameters()):
+        cast(autoencoder, dtype)
+    save_base(Path(args.folder), cast(unet, dtype), autoencoder)
+    print(f"wrote {args.folder}: {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters in the UNet")
+
+
+if __name__ == "__main__":
+    main()
