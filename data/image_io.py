@@ -41,7 +41,6 @@ class ImageFile:
     relative: Path
 
 
-
 def read_image(path: str | Path) -> np.ndarray:
     """Decode a file to uint8 RGB (H, W, 3), upright (EXIF orientation applied).
 
@@ -144,7 +143,6 @@ def _reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow can read"
     return f"broken or truncated image ({error or type(error).__name__})"
-
 
 
 def list_images(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:

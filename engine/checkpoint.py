@@ -40,7 +40,9 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         _flush(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ValueError(f"cannot write {folder}: {error.strerror or error}. Free some space or choose another path; older checkpoints are intact") from error
+        raise ValueError(
+            f"cannot write {folder}: {error.strerror or error}. Free some space or choose another path; older checkpoints are intact"
+        ) from error
 
 
 def _flush(path: Path) -> None:
@@ -51,7 +53,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_state(root: Path, iteration: int, tensors: dict[str, dict[str, Tensor]], optimizers: dict[str, dict], values: dict[str, Any], keep_last: int) -> None:
+def save_state(
+    root: Path, iteration: int, tensors: dict[str, dict[str, Tensor]], optimizers: dict[str, dict], values: dict[str, Any], keep_last: int
+) -> None:
     """Writes root/ITERATION and removes all but the newest `keep_last` states.
 
     Args:
@@ -126,7 +130,9 @@ def copy_tensors(into: dict[str, Tensor], source: dict[str, Tensor], what: str) 
     """
     odd = sorted(set(into) ^ set(source)) or [name for name in into if into[name].shape != source[name].shape]
     if odd:
-        raise ValueError(f"the saved {what} does not fit the options of this run, first at '{odd[0]}': use a new `name`, or path.resume: false")
+        raise ValueError(
+            f"the saved {what} does not fit the options of this run, first at '{odd[0]}': use a new `name`, or path.resume: false"
+        )
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(source[name])

@@ -36,11 +36,18 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("device: cuda was asked for, but torch finds no CUDA device; set device: auto, or install a torch that fits your driver")
+            raise ValueError(
+                "device: cuda was asked for, but torch finds no CUDA device; set device: auto, or install a torch that fits your driver"
+            )
         return torch.device("cuda", local_rank)
     if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device: mps was asked for, but torch finds no Apple GPU; set device: auto")
     return torch.device(name)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The data type that the options call fp32, bf16 or fp16."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 @contextmanager
@@ -89,6 +96,12 @@ def mean_over_ranks(values: Tensor, world: World) -> Tensor:
     if world.size > 1:
         dist.all_reduce(values)
     return values / world.size
+
+
+def mean_of(value: Tensor) -> float:
+    """Average of one number over all processes, as a float."""
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    return mean_over_ranks(value.detach().clone(), World(0, world_size, value.device)).item()
 
 
 def gather(value: Any, world: World) -> list[Any]:

@@ -83,14 +83,32 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def log_line(iteration: int, total: int, values: dict[str, float]) -> str:
-    """`iter 100/4000  mse 1.23e-02 ...`, numbers with four digits."""
+    """`iter 100/4000  mse 0.0123  ...`, numbers with four digits."""
     return f"iter {iteration}/{total}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def open_tensorboard(folder: Path | None) -> Any:
-    """A SummaryWriter, or None where no folder is given."""
-    if folder is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
+class RunLog:
+    """train_NAME.log, the console and, where a folder is given, TensorBoard; silent on all but the main process."""
 
-    return SummaryWriter(str(folder))
+    def __init__(self, folder: Path, name: str, tensorboard: Path | None, world: World) -> None:
+        self.folder, self.is_main = folder, world.is_main
+        self._logger = open_log(folder / f"train_{name}.log" if world.is_main else None)
+        self.info, self.warning = self._logger.info, self._logger.warning
+        self._writer: Any = None
+        if world.is_main and tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(tensorboard))
+
+    def write_options(self, text: str) -> None:
+        """Keeps the resolved options beside the log."""
+        if self.is_main:
+            (self.folder / "options.yml").write_text(text)
+
+    def scalars(self, kind: str, iteration: int, total: int, values: dict[str, float]) -> None:
+        """One log line, and one TensorBoard point per value under `kind`/name."""
+        self.info(f"{kind}  {log_line(iteration, total, values)}")
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, iteration)
+            self._writer.flush()

@@ -56,7 +56,9 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def generator_objective(discriminator: nn.Module, noising: NoiseAware, z_hat: Tensor, seen: Draw, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
+def generator_objective(
+    discriminator: nn.Module, noising: NoiseAware, z_hat: Tensor, seen: Draw, alphas_cumprod: Tensor
+) -> tuple[Tensor, Tensor]:
     """L_G of Eq. 2 on generated latents; the discriminator must be `frozen`.
 
     Returns:

@@ -17,7 +17,9 @@ def build_adamw(
     return torch.optim.AdamW(values, lr=learning_rate, weight_decay=weight_decay, betas=betas, eps=eps, fused=fused)
 
 
-def learning_rate_factor(iteration: int, total_iter: int, *, type: str, warmup_iter: int, milestones: tuple[int, ...], gamma: float) -> float:
+def learning_rate_factor(
+    iteration: int, total_iter: int, *, type: str, warmup_iter: int, milestones: tuple[int, ...], gamma: float
+) -> float:
     """What the optimizers' learning rates are multiplied with at `iteration` (from 0): linear warm-up, then the schedule."""
     warmup = min(1.0, (iteration + 1) / warmup_iter) if warmup_iter else 1.0
     if type == "cosine":

@@ -44,7 +44,8 @@ class Run:
         self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
         if self.skipped_in_a_row > PATIENCE:
             raise ValueError(
-                f"{PATIENCE} iterations in a row without a finite gradient: lower the learning rates, or set train.precision: fp32 (now at {self.iteration})"
+                f"{PATIENCE} steps in a row without a finite gradient, at iteration {self.iteration}: "
+                "lower the learning rates, or set train.precision: fp32"
             )
 
     @contextmanager

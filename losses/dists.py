@@ -67,9 +67,7 @@ class DISTS(nn.Module):
     def scores(self, sr: Tensor, hr: Tensor) -> Tensor:
         """DISTS of each pair of images (N, 3, H, W) in [0, 1]: float32 (N,). ValueError if the shapes differ."""
         check_pair(sr, hr)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and hr.requires_grad):
-            target = self.describe(hr)
-        return self.compare(self.describe(sr), target)
+        return self.compare(self.describe(sr), self.describe(hr))  # every weight is frozen, so a plain hr leaves no graph
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Mean of `scores` over the batch: float32 scalar."""

@@ -220,11 +220,18 @@ def _torchvision_file(url: str) -> Path:
                 f"weights: cannot download {name} from {url} ({error}). Get that file on a machine with network and put it into "
                 f'{path.parent}, or give its path (or a .safetensors of it) in place of "torchvision" (train.perceptual.backbone_weights)'
             ) from error
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = _sha256(path)
     if not found.startswith(expected):
         raise ValueError(
             f"weights: {path} is not torchvision's {name}: its SHA-256 starts with {found[:8]}. Delete it to download it again; "
             f'to use weights of your own, give their path in place of "torchvision"'
         )
     return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

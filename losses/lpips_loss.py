@@ -17,9 +17,9 @@ LPIPS_NETS = {"vgg16": "vgg", "squeezenet1_1": "squeeze"}
 
 
 class LPIPS(nn.Module):
-    """LPIPS v0.1 of the lpips package, frozen, float32 even under autocast; trunk weights are ours, so nothing is downloaded behind one's back.
+    """LPIPS v0.1 of the lpips package, with its heads; frozen, float32 even under autocast.
 
-    backbone, weights: as in `build_features`, with its errors. VGG16 keeps its max-pools here, as in LPIPS.
+    backbone, weights: as in `build_features`, with its errors; the package itself downloads nothing. VGG16 keeps its max-pools here.
     """
 
     def __init__(self, backbone: str, weights: str) -> None:

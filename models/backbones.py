@@ -4,15 +4,17 @@ Any folder or hub id of the Stable Diffusion family works by its own config.json
 discriminator), AutoencoderTiny as the VAE, and the small base of this project with its `BlockTransform`.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.block_transform import BlockTransform
 from models.diffusion import scaled_linear_alphas_cumprod
-from models.pretrained_files import find_file, read_config, read_weights
+from models.pretrained_files import place, read_config, read_weights
 
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "BlockTransform": BlockTransform}
 TRUNK_PARTS = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
@@ -37,7 +39,9 @@ class Autoencoder(nn.Module):
         """Pixels per latent position along each side: 8 for Stable Diffusion, the block size for a BlockTransform."""
         if isinstance(self.model, BlockTransform):
             return self.model.block_size
-        return 2 ** (len(self.model.config.block_out_channels if isinstance(self.model, AutoencoderKL) else self.model.config.decoder_block_out_channels) - 1)
+        config = self.model.config
+        levels = config.block_out_channels if isinstance(self.model, AutoencoderKL) else config.decoder_block_out_channels
+        return 2 ** (len(levels) - 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> z (N, C, H / factor, W / factor)."""
@@ -56,13 +60,13 @@ class Autoencoder(nn.Module):
         return self.model.decode(z / self.model.config.scaling_factor).sample
 
     def enable_gradient_checkpointing(self) -> None:
-        """Checkpoints the decoder only: nothing is learned before it, and its activations are the largest of all."""
-        if isinstance(self.model, AutoencoderKL):
+        """Checkpoints the decoder only: nothing is learned before it, and its activations are the largest of all.
+
+        Not the reentrant kind: it refuses `torch.autograd.grad`, which the training loop takes the gradient at z_hat with.
+        """
+        if not isinstance(self.model, BlockTransform):
             self.model.decoder.gradient_checkpointing = True
-            self.model.decoder._gradient_checkpointing_func = torch.utils.checkpoint.checkpoint
-        elif isinstance(self.model, AutoencoderTiny):
-            self.model.decoder.gradient_checkpointing = True
-            self.model.decoder._gradient_checkpointing_func = torch.utils.checkpoint.checkpoint
+            self.model.decoder._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
 def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32, subfolder: str = "vae") -> Autoencoder:
@@ -74,11 +78,13 @@ def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtyp
     config = read_config(source, subfolder, revision)
     kind = config.get("_class_name", "AutoencoderKL")
     if kind not in AUTOENCODERS:
-        raise ValueError(f"'{source}/{subfolder}/config.json' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
+        raise ValueError(f"'{place(source, subfolder, 'config.json')}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
+    weights = read_weights(source, subfolder, revision)
     if kind == "BlockTransform":
-        model = BlockTransform.from_pretrained(find_file(source, "config.json", subfolder, revision).parent)
+        model = BlockTransform(config["block_size"])
+        model.load_state_dict(weights)
     else:
-        model = _build(AUTOENCODERS[kind], config, read_weights(source, subfolder, revision), dtype, f"{source}/{subfolder}")
+        model = _build(AUTOENCODERS[kind], config, weights, dtype, place(source, subfolder))
     return Autoencoder(model).requires_grad_(False).eval()
 
 
@@ -119,10 +125,14 @@ def _build(kind: type, config: dict, weights: dict[str, Tensor], dtype: torch.dt
 def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of the VAE's attention layers as diffusers has written them since 0.18; Stable Diffusion's own files are older."""
     renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-    return {
-        ".".join([*name.split(".")[:-2], renamed.get(name.split(".")[-2], name.split(".")[-2]), name.split(".")[-1]]) if ".attentions." in name else name: tensor
-        for name, tensor in weights.items()
-    }
+
+    def current(name: str) -> str:
+        if ".attentions." not in name:
+            return name
+        *path, layer, kind = name.split(".")
+        return ".".join([*path, renamed.get(layer, layer), kind])
+
+    return {current(name): tensor for name, tensor in weights.items()}
 
 
 def load_alphas_cumprod(source: str, revision: str | None = None) -> Tensor:
@@ -135,7 +145,8 @@ def load_alphas_cumprod(source: str, revision: str | None = None) -> Tensor:
     prediction_type, schedule = config.get("prediction_type", "epsilon"), config.get("beta_schedule")
     if prediction_type != "epsilon":
         raise ValueError(
-            f"'{source}' predicts {prediction_type}, but Eq. 1 needs a model that predicts noise (epsilon): use a 'base' model such as 2-1-base, not the 768 pixel one"
+            f"'{source}' predicts {prediction_type}, but Eq. 1 needs a model that predicts noise (epsilon): "
+            "use a 'base' model such as 2-1-base, not the 768 pixel one"
         )
     if schedule != "scaled_linear":
         raise ValueError(f"'{source}' was trained on the noise schedule '{schedule}'; only Stable Diffusion's 'scaled_linear' is supported")
@@ -157,7 +168,9 @@ def pooled_width(unet: UNet2DConditionModel) -> int:
     return unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
 
 
-def trunk_features(trunk: UNet2DConditionModel, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor, added: dict[str, Tensor] | None) -> Tensor:
+def trunk_features(
+    trunk: UNet2DConditionModel, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor, added: dict[str, Tensor] | None
+) -> Tensor:
     """Mid-block output of a UNet: (N, C, h, w) latents -> (N, mid channels, h / 2^k, w / 2^k) features.
 
     `added` holds SDXL's text_embeds (N, width) and time_ids (N, 6); None for the others.
@@ -189,7 +202,8 @@ def save_base(folder: Path, unet: UNet2DConditionModel, autoencoder: Autoencoder
     folder = Path(folder)
     unet.save_pretrained(folder / "unet")
     autoencoder.model.save_pretrained(folder / "vae")
-    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    schedule = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = DDPMScheduler(**schedule, clip_sample=False)
     scheduler.save_pretrained(folder / "scheduler")
 
 
@@ -209,3 +223,24 @@ def _new(kind: type, config: dict, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind.from_config(config)
+
+
+def meta_unet(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+    """A frozen UNet of the config's sizes on the meta device: shapes only, no memory and no weights."""
+    with torch.device("meta"):
+        return cast(UNet2DConditionModel.from_config(config), dtype).requires_grad_(False).eval()
+
+
+def meta_trunk(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+    """What `load_trunk` loads, on the meta device."""
+    unet = meta_unet(config, dtype)
+    cut_after_mid_block(unet)
+    return unet
+
+
+def meta_autoencoder(config: dict, dtype: torch.dtype = torch.float32) -> Autoencoder:
+    """What `load_autoencoder` loads, on the meta device."""
+    with torch.device("meta"):
+        kind = config.get("_class_name", "AutoencoderKL")
+        model = BlockTransform(config["block_size"]) if kind == "BlockTransform" else cast(AUTOENCODERS[kind].from_config(config), dtype)
+        return Autoencoder(model).requires_grad_(False).eval()

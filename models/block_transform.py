@@ -8,6 +8,7 @@ which is what a diffusion model's noise schedule expects of a latent.
 
 import json
 import math
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+SMALLEST_STD = 1e-4  # far below what 8 bit pictures hold; a channel that never varies (grey pictures have no colour) is not blown up
 
 
 def dct_matrix(size: int) -> Tensor:
@@ -33,11 +35,16 @@ def opponent_colours() -> Tensor:
     return colours / colours.norm(dim=1, keepdim=True)
 
 
+def _without_autocast(tensor: Tensor) -> AbstractContextManager:
+    """No half precision inside: bfloat16 would round pixels to 8 bits of mantissa. Meta tensors know no autocast."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
 class BlockTransform(nn.Module):
     """Whitened orthonormal transform of block_size x block_size RGB blocks.
 
     Latent channel c = (colour * block_size + vertical frequency) * block_size + horizontal frequency.
-    `mean` and `std` (C,) are buffers; the identity until `fit`.
+    `mean` and `std` (C,) are buffers; the identity until `fit`. Computed in float32 also under autocast.
     """
 
     def __init__(self, block_size: int = 4):
@@ -52,7 +59,8 @@ class BlockTransform(nn.Module):
 
     def transform(self, images: Tensor) -> Tensor:
         """Unwhitened coefficients: (N, 3, H, W) -> (N, C, H/b, W/b). Keeps the energy of the picture."""
-        return F.conv2d(images, self.basis.to(images.dtype), stride=self.block_size)
+        with _without_autocast(images):
+            return F.conv2d(images, self.basis.to(images.dtype), stride=self.block_size)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [-1, 1], sides multiples of the block -> latents (N, C, H/b, W/b), float32."""
@@ -62,20 +70,22 @@ class BlockTransform(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, C, h, w) -> images (N, 3, bh, bw), float32; the exact inverse of `encode`."""
         z = z.float() * self.std.view(1, -1, 1, 1) + self.mean.view(1, -1, 1, 1)
-        return F.conv_transpose2d(z, self.basis, stride=self.block_size)
+        with _without_autocast(z):
+            return F.conv_transpose2d(z, self.basis, stride=self.block_size)
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Sets mean and std from a sample of pictures (N, 3, H, W) in [-1, 1]."""
         z = self.transform(images.float())
         self.mean.copy_(z.mean(dim=(0, 2, 3)))
-        self.std.copy_(z.std(dim=(0, 2, 3)))
+        self.std.copy_(z.std(dim=(0, 2, 3)).clamp(min=SMALLEST_STD))
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes config.json and the whitening statistics, laid out as diffusers lays out an autoencoder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"_class_name": type(self).__name__, "block_size": self.block_size, "latent_channels": self.latent_channels, "scaling_factor": 1.0}
+        sizes = {"block_size": self.block_size, "latent_channels": self.latent_channels}
+        config = {"_class_name": type(self).__name__, **sizes, "scaling_factor": 1.0}
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
         save_file({"mean": self.mean.contiguous(), "std": self.std.contiguous()}, folder / WEIGHTS_NAME)
 

@@ -23,7 +23,15 @@ class Discriminator(nn.Module):
         head_channels: hidden width of the MLP.
     """
 
-    def __init__(self, trunk: nn.Module, prompt_embedding: Tensor, pooled_embedding: Tensor | None, image_size: int, head_channels: int, seed: int = 0):
+    def __init__(
+        self,
+        trunk: nn.Module,
+        prompt_embedding: Tensor,
+        pooled_embedding: Tensor | None,
+        image_size: int,
+        head_channels: int,
+        seed: int = 0,
+    ):
         super().__init__()
         self.trunk = trunk
         self.prompt_embedding = nn.Parameter(prompt_embedding)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.backbones import Autoencoder, cast, load_alphas_cumprod, load_autoencoder, load_unet, predict_noise, read_weights
 from models.diffusion import predict_z0
 from models.lora import LORA_FILE, LORA_TARGETS, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
+from models.pretrained_files import said_of
 from models.prompt import initial_prompt
 
 CONFIG_FILE = "config.json"
@@ -37,8 +38,15 @@ class Generator(nn.Module):
         scale: enlargement.
     """
 
-    def __init__(self, unet: nn.Module, autoencoder: Autoencoder, alphas_cumprod: Tensor, prompt_embedding: Tensor, timestep: int, scale: int = 4):
+    def __init__(
+        self, unet: nn.Module, autoencoder: Autoencoder, alphas_cumprod: Tensor, prompt_embedding: Tensor, timestep: int, scale: int = 4
+    ):
         super().__init__()
+        if autoencoder.latent_channels != unet.config.in_channels:
+            raise ValueError(
+                f"the autoencoder's latents have {autoencoder.latent_channels} channels, the UNet takes {unet.config.in_channels}: "
+                "set network_g.vae to an autoencoder of the base's own latent space, or leave it out"
+            )
         self.unet = unet
         self.autoencoder = autoencoder
         self.prompt_embedding = nn.Parameter(prompt_embedding)
@@ -125,7 +133,10 @@ def build_generator(
 
 
 def base_fingerprint(source: str, revision: str | None = None) -> str:
-    """SHA-256 of the base UNet's first convolution in half precision: tells one base from another in a moment, whatever its file's precision."""
+    """SHA-256 of the base UNet's first convolution: tells one base from another in a moment.
+
+    In half precision, so that a fp16 file and a fp32 file of the same base have the same one.
+    """
     weight = read_weights(source, "unet", revision, keep=lambda name: name == "conv_in.weight")["conv_in.weight"]
     return hashlib.sha256(weight.half().contiguous().numpy().tobytes()).hexdigest()
 
@@ -167,12 +178,15 @@ def base_of(path: str | Path, config: dict, base: str | None = None) -> str:
     return base or (str(path) if (Path(path) / "unet" / "config.json").is_file() else config["base"])
 
 
-def load_generator(path: str | Path, *, base: str | None = None, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Generator:
+def load_generator(
+    path: str | Path, *, base: str | None = None, revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> Generator:
     """A trained generator in eval mode, adapters merged into the UNet in float32.
 
     Args:
         path: folder with config.json: a release, or experiments/NAME/models/NAME_ITER.
         base: folder or hub id of the base model, where it is not the one the folder names.
+        revision: of the base on the hub; None for the one it was trained from.
         dtype: of all weights after merging.
 
     Raises:
@@ -180,12 +194,14 @@ def load_generator(path: str | Path, *, base: str | None = None, revision: str |
     """
     config = read_generator_config(path)
     source = base_of(path, config, base)
+    if revision is None and source == config["base"]:
+        revision = config.get("revision")
     if config.get("base_fingerprint") not in (None, base_fingerprint(source, revision)):
-        raise ValueError(f"'{path}' was trained on another base model than '{source}' ({config['base']}): set network_g.pretrained to that one")
-    state = load_file(Path(path) / GENERATOR_FILE)
+        raise ValueError(f"'{path}' was trained on another base than '{source}' ({config['base']}): set network_g.pretrained to that one")
+    state = _read_generator_tensors(path)
     unet = load_unet(source, revision)
     if config["train"] == "full":
-        unet.load_state_dict({name.removeprefix("unet."): tensor.float() for name, tensor in state.items() if name.startswith("unet.")})
+        unet.load_state_dict({name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")})
     else:
         merge_lora(unet, *read_lora(Path(path) / LORA_FILE))
     vae = config.get("vae")
@@ -193,6 +209,12 @@ def load_generator(path: str | Path, *, base: str | None = None, revision: str |
     prompt = state["prompt_embedding"].float()
     generator = Generator(unet, autoencoder, load_alphas_cumprod(source, revision), prompt, config["timestep"], config["scale"])
     return _cast(generator, dtype).requires_grad_(False).eval()
+
+
+def _read_generator_tensors(path: str | Path) -> dict[str, Tensor]:
+    file = Path(path) / GENERATOR_FILE
+    with said_of(file):
+        return load_file(file)
 
 
 def _cast(generator: Generator, dtype: torch.dtype) -> Generator:
@@ -204,12 +226,20 @@ def _cast(generator: Generator, dtype: torch.dtype) -> Generator:
 
 
 def load_trained(generator: Generator, path: str | Path) -> None:
-    """Starts a generator that is about to be trained from the weights of an earlier run (path.pretrain_network_g)."""
+    """Starts a generator that is about to be trained from the weights of an earlier run (path.pretrain_network_g).
+
+    Raises:
+        ValueError: it was trained in another way, or with other sizes.
+    """
     config = read_generator_config(path)
-    state = load_file(Path(path) / GENERATOR_FILE)
+    state = _read_generator_tensors(path)
     own = full_state(generator)
     if set(state) != set(own) or (config["train"] == "lora") != bool(lora_parameters(generator.unet)):
         raise ValueError(f"'{path}' was trained with network_g.train: {config['train']}; set the same here to start from it")
+    odd = [name for name, tensor in own.items() if tensor.shape != state[name].shape]
+    if odd:
+        shapes = f"{tuple(state[odd[0]].shape)} there and {tuple(own[odd[0]].shape)} here"
+        raise ValueError(f"'{path}' does not fit: {odd[0]} is {shapes}; set network_g.prompt_tokens and pretrained as it was trained with")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])

@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.pretrained_files import said_of
+
 LORA_TARGETS = (
     "to_q",
     "to_k",
@@ -80,8 +82,8 @@ def load_lora_state(unet: nn.Module, state: dict[str, Tensor]) -> None:
     if expected != found:
         odd = sorted(expected.items() ^ found.items())[0]
         raise ValueError(
-            f"the saved LoRA does not fit this model: {len(found)} tensors, {len(expected)} expected, first difference at {odd[0]} {tuple(odd[1])}; "
-            "set lora.rank and lora.targets to the values it was trained with"
+            f"the saved LoRA does not fit this model: {len(found)} tensors, {len(expected)} expected, first difference at "
+            f"{odd[0]} {tuple(odd[1])}; set lora.rank and lora.targets to the values it was trained with"
         )
     set_peft_model_state_dict(unet, state)
 
@@ -92,14 +94,19 @@ def save_lora(path: Path, unet: nn.Module, state: dict[str, Tensor] | None = Non
     diffusers' `load_lora_weights` reads it. `state` replaces the current weights (an average of them, say).
     """
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in unet.peft_config["default"].to_dict().items()}
-    metadata = {METADATA_KEY: json.dumps({PREFIX + key: value for key, value in config.items()}, sort_keys=True, default=str), "format": "pt"}
+    settings = {PREFIX + key: value for key, value in config.items()}
+    metadata = {METADATA_KEY: json.dumps(settings, sort_keys=True, default=str), "format": "pt"}
     tensors = lora_state(unet) if state is None else state
     save_file({PREFIX + name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
 
 
 def read_lora(path: Path) -> tuple[dict[str, Tensor], float]:
-    """The tensors of a LoRA file, without the `unet.` prefix, and the scale alpha / r they were trained with."""
-    with safe_open(path, framework="pt") as file:
+    """The tensors of a LoRA file, without the `unet.` prefix, and the scale alpha / r they were trained with.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    with said_of(path), safe_open(path, framework="pt") as file:
         state = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
         metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     rank = metadata.get(PREFIX + "r", 1)
@@ -111,10 +118,13 @@ def merge_lora(unet: nn.Module, state: dict[str, Tensor], scale: float) -> None:
     """Adds scale * B A to the weights of a plain UNet, in float32, so that inference needs neither adapters nor peft.
 
     Raises:
-        ValueError: the LoRA names a layer that the UNet does not have.
+        ValueError: the LoRA names a layer that the UNet does not have, or follows another naming convention.
     """
     modules = dict(unet.named_modules())
-    for name in sorted(key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight")):
+    adapted = sorted(key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight"))
+    if 2 * len(adapted) != len(state):
+        raise ValueError("the LoRA holds other tensors than pairs of lora_A.weight and lora_B.weight: it is no adapter of this project")
+    for name in adapted:
         if name not in modules:
             raise ValueError(f"the LoRA adapts a layer '{name}' that this UNet does not have: it was trained on another base model")
         down, up = state[name + ".lora_A.weight"].float(), state[name + ".lora_B.weight"].float()

@@ -134,7 +134,14 @@ def main() -> None:
             print(f"iter {iteration:6d}  loss {running / 50:.4f}  {speed:.1f} crops/s", flush=True)
             running = 0.0
         if iteration % args.save_every == 0:
-            save_state(state_path, unet=unet.state_dict(), optimizer=optimizer.state_dict(), transform=transform.state_dict(), ema=ema, iteration=iteration)
+            save_state(
+                state_path,
+                unet=unet.state_dict(),
+                optimizer=optimizer.state_dict(),
+                transform=transform.state_dict(),
+                ema=ema,
+                iteration=iteration,
+            )
 
     # Write the base: averaged weights, half precision
     unet.load_state_dict(ema)

@@ -1,7 +1,7 @@
 """Writes a base model with random weights in diffusers' layout, for tests and benchmarks where the real one cannot be had.
 
-    python tools/random_base.py tiny /tmp/base
-    python tools/random_base.py sd21-base /tmp/sd21 --dtype fp16
+python tools/random_base.py tiny /tmp/base
+python tools/random_base.py sd21-base /tmp/sd21 --dtype fp16
 """
 
 import argparse

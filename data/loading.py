@@ -1,0 +1,40 @@
+"""From endless samples to endless batches on the training device."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.hr_crops import collate
+from data.sampler import ShardedSampler
+
+
+def endless_batches(
+    dataset: Dataset, batch_size: int, sampler: ShardedSampler, *, workers: int, device: torch.device, warn: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Batches of `HRCrops` or `PairedCrops` (see `collate`), pictures on `device`, made by `workers` processes.
+
+    warn: told of every image that could not be read, with a running count; another one stands in its place.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_single_threaded,
+    )
+    unreadable = 0
+    for batch in loader:
+        for line in batch["skipped"]:
+            unreadable += 1
+            warn(f"unreadable, another image taken ({unreadable} so far): {line}")
+        yield batch | {key: batch[key].to(device, non_blocking=True) for key in ("lr", "hr") if key in batch}
+
+
+def _single_threaded(_worker: int) -> None:
+    # One loader process is one of many: OpenCV must not take every core in each of them.
+    cv2.setNumThreads(0)

@@ -1,0 +1,203 @@
+"""How much memory a training step takes, estimated before anything is loaded.
+
+Weights, gradients and AdamW's two moments are counted from the networks' sizes. Activations are what autograd keeps for the backward
+pass: the networks run once on the meta device, which computes nothing, while `saved_tensors_hooks` adds up the storages that are kept.
+Two things that the meta device does not do as a GPU does are put in their place: fused attention (no attention matrix is kept), and
+autocast, as far as it changes what is kept (convolutions and matrix products in 16 bit, norms in float32).
+
+It is an estimate: the kernels' work space, the allocator's fragmentation, the CUDA context and DDP's buckets come on top, 10 to 20 % in
+all; on a CPU, where attention and autocast differ, it is rougher. tests/engine/test_memory.py holds it to a table for Stable Diffusion
+2.1-base with SD 2.1 and SDXL discriminators that was made by following every live storage through a whole step; nothing was compared
+with a GPU's own counter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from engine.objectives import frozen
+from losses.features import get_backbone
+from models.discriminator import Discriminator
+from models.generator import Generator
+
+GIB = 2**30
+PERCEPTUAL_BYTES = {
+    ("lpips", "vgg16"): 2439,
+    ("ea_lpips", "vgg16"): 4926,
+    ("dists", "vgg16"): 2694,
+    ("ea_dists", "vgg16"): 5437,
+    ("lpips", "squeezenet1_1"): 366,
+    ("ea_lpips", "squeezenet1_1"): 780,
+    ("dists", "squeezenet1_1"): 476,
+    ("ea_dists", "squeezenet1_1"): 1001,
+}
+"""Bytes that each perceptual loss keeps per pixel of SR, float32, measured in the same way on a CPU; mse keeps next to nothing."""
+
+
+class FusedAttention(torch.autograd.Function):
+    """Attention as a fused kernel leaves it to the backward pass: q, k, v, the output, and one float32 number per query."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads, queries = q.shape[1:3]
+        out = v.new_empty(len(q), queries, heads, v.shape[-1]).transpose(1, 2)  # laid out so that joining the heads copies nothing
+        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        raise NotImplementedError("only its memory is looked at")
+
+
+class LikeGPU(TorchFunctionMode):
+    """Inside, functions on meta tensors keep what they would keep on a GPU, under autocast to `low` (None: no autocast)."""
+
+    IN_LOW = (F.linear, F.conv2d, F.conv_transpose2d, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention)
+    IN_FLOAT = (F.group_norm, F.layer_norm)
+
+    def __init__(self, low: torch.dtype | None) -> None:
+        super().__init__()
+        self.low = low
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if self.low is not None and function in self.IN_LOW + self.IN_FLOAT:
+            dtype = self.low if function in self.IN_LOW else torch.float32
+            args = tuple(_to(value, dtype) for value in args)
+            kwargs = {name: _to(value, dtype) for name, value in (kwargs or {}).items()}
+        if function is F.scaled_dot_product_attention:
+            return FusedAttention.apply(*args[:3])
+        return function(*args, **(kwargs or {}))
+
+
+def _to(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes of activations: kept from forward to backward, and the most that a checkpointed block keeps while it is computed again."""
+
+    kept: int
+    block: int = 0
+
+
+@dataclass
+class _Bag:
+    """Storages, each once however many tensors share it; those that are counted elsewhere are left out."""
+
+    elsewhere: frozenset[int]
+    storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.elsewhere:
+            self.storages[storage._cdata] = storage
+        return tensor
+
+    @property
+    def size(self) -> int:
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+
+def activations(module: nn.Module, forward: Callable[[], object], low: torch.dtype | None = None) -> Kept:
+    """What autograd keeps of `forward`, whose weights are those of `module`, on the meta device.
+
+    Blocks for which gradient checkpointing is on keep their inputs only. low: dtype of autocast; None for none.
+    """
+    weights = frozenset(tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers()))
+    kept, blocks = _Bag(weights), [0]
+
+    def checkpointed(block: Callable, *inputs: Any) -> Any:
+        for value in inputs:
+            if isinstance(value, Tensor):
+                kept.add(value)
+        inner = _Bag(weights | kept.storages.keys())
+        with saved_tensors_hooks(inner.add, lambda tensor: tensor):
+            outputs = block(*inputs)
+        blocks.append(inner.size)
+        return outputs
+
+    changed = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+    before = [part._gradient_checkpointing_func for part in changed]
+    try:
+        for part in changed:
+            part._gradient_checkpointing_func = checkpointed
+        with torch.enable_grad(), saved_tensors_hooks(kept.add, lambda tensor: tensor), LikeGPU(low):
+            forward()
+    finally:
+        for part, function in zip(changed, before, strict=True):
+            part._gradient_checkpointing_func = function
+    return Kept(kept.size, max(blocks))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process: what is there all the time, and the activations of each phase of an iteration."""
+
+    still: int
+    """Frozen weights."""
+    trained: int
+    """Trained weights with gradients, AdamW's moments and their moving average."""
+    phases: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """All the time, and the largest phase."""
+        return self.still + self.trained + max(self.phases.values())
+
+
+def estimate_memory(
+    generator: Generator,
+    discriminator: Discriminator | None,
+    *,
+    batch: int,
+    gt_size: int,
+    low: torch.dtype | None,
+    perceptual: str,
+    backbone: str,
+    ema: bool,
+) -> Memory:
+    """Memory of a training process, from networks on the meta device with dtypes and checkpointing as they will train.
+
+    Args:
+        batch, gt_size: crops per process and forward pass, and their side in pixels.
+        low: dtype of autocast; None for float32.
+        perceptual, backbone: as for `build_perceptual`.
+        ema: whether a moving average of the generator is kept.
+    """
+    players = [player for player in (generator, discriminator) if player is not None]
+    still = sum(p.nbytes for player in players for p in player.parameters() if not p.requires_grad)
+    trained = sum(4 * p.nbytes for player in players for p in player.trainable().values())  # weights, gradients, two moments
+    trained += sum(p.nbytes for p in generator.trainable().values()) if ema else 0
+    if perceptual != "mse":
+        still += sum(p.nbytes for p in get_backbone(backbone).build_layers().parameters())
+    distance = PERCEPTUAL_BYTES.get((perceptual, backbone), 0) * batch * gt_size**2
+    return Memory(still, trained, phases(generator, discriminator, batch, gt_size, low, distance))
+
+
+def phases(
+    generator: Generator, discriminator: Discriminator | None, batch: int, gt_size: int, low: torch.dtype | None, distance: int
+) -> dict[str, int]:
+    """Activations in the order of an iteration: each loss' own graph is gone before the next one is built, the UNet's stays till last."""
+    side, channels = gt_size // generator.autoencoder.factor, generator.autoencoder.latent_channels
+    z = torch.empty(batch, channels, side, side, device="meta", requires_grad=True)
+    unet = activations(generator, lambda: generator.denoise(z.detach()), low)
+    decoder = activations(generator.autoencoder, lambda: generator.autoencoder.decode(z), low)
+    found = {
+        "generator, spatial loss": unet.kept + decoder.kept + max(distance, decoder.block),
+        "generator, UNet": unet.kept + unet.block,
+    }
+    if discriminator is not None:
+        timesteps = torch.zeros(batch, dtype=torch.long, device="meta")
+        with frozen(discriminator):
+            judged = activations(discriminator, lambda: discriminator(z, timesteps), low)
+        trained = activations(discriminator, lambda: discriminator(torch.cat([z, z]).detach(), timesteps.repeat(2)), low)
+        found["generator, adversarial loss"] = unet.kept + judged.kept + judged.block
+        found["discriminator"] = trained.kept + trained.block
+    return found

