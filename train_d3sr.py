@@ -161,20 +161,22 @@ def generator_step(
     import torch
 
     from engine.distributed import synchronised
-    from engine.objectives import GENERATOR_STEP, draw, frozen, generator_objective
+    from engine.objectives import GENERATOR_STEP, SHIFT, draw, frozen, generator_objective, sample_seed
     from engine.optimization import update
+    from losses.perceptual import shifted_distance
     from losses.spatial import spatial_loss
 
     t, generator = options.train, run.generator
     adversarial = run.discriminator is not None and run.iteration >= t.adversarial_start
     scale = run.scalers["g"].scale(generator.alphas_cumprod.new_ones(())) / len(batches)
+    shifted = shifted_distance(perceptual, t.perceptual.shift, sample_seed(options.manual_seed, run.iteration, SHIFT))
     judged = []
     for number, batch in enumerate(batches):
         lr, hr, indices = batch["lr"], batch["hr"], batch["index"].tolist()
         with synchronised(generator_all, last=number == len(batches) - 1):
             with autocast():
                 sr, z_hat = generator_all(lr * 2 - 1)
-            spatial, parts = spatial_loss((sr + 1) / 2, hr, perceptual, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
+            spatial, parts = spatial_loss((sr + 1) / 2, hr, shifted, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
             spatial_gradient = torch.autograd.grad(scale * spatial, z_hat)[0]
             gradient = spatial_gradient
             if adversarial:
@@ -190,7 +192,7 @@ def generator_step(
             with autocast():
                 judged.append((z_hat.detach(), generator.encode(hr * 2 - 1), indices))
     norm, taken = update(run.optimizers["g"], run.scalers["g"], t.grad_clip)
-    run.count_step(taken)
+    run.count_step("g", taken)
     means.add(gradient_g=norm)
     return judged
 
@@ -214,7 +216,7 @@ def discriminator_step(run: "Run", discriminator_all: Any, judged: list, options
         means.add(loss_d=loss_d, real_logits=real_logits.mean(), fake_logits=fake_logits.mean())
         real_sign += real_logits.sign().mean() / len(judged)
     norm, taken = update(run.optimizers["d"], run.scalers["d"], options.train.grad_clip)
-    run.count_step(taken)
+    run.count_step("d", taken)
     means.add(gradient_d=norm)
     if run.noising.adaptive:
         run.noising.observe(mean_of(real_sign))
@@ -238,32 +240,34 @@ def train(options: TrainOptions, world: "World") -> None:
 
     # Run folder and log
     t, logger = options.train, options.logger
-    folder = Path(options.path.experiments_root) / options.name
-    archived = archive(folder) if world.is_main and not options.path.resume else None
-    log = RunLog(folder, options.name, Path(options.path.tb_root) / options.name if logger.use_tb_logger else None, world)
-    log.write_options(to_yaml(options))
-    if archived:
-        log.info(f"the former run of this name is now {archived}")
+    folder, tensorboard = Path(options.path.experiments_root) / options.name, Path(options.path.tb_root) / options.name
+    archived = [archive(former) for former in (folder, tensorboard)] if world.is_main and not options.path.resume else []
+    log = RunLog(folder, options.name, tensorboard if logger.use_tb_logger else None, world)
+    for place in filter(None, archived):
+        log.info(f"the former run of this name is now {place}")
 
-    # Players, losses, validation
+    # Pictures, before anything heavy is loaded
+    d, dataset = options.datasets.train, build_dataset(options)
+    log.info(dataset.report())
+    validator = Validator(options, world, folder)
+
+    # Players and losses
     run = build_run(options, world)
     state = from_main(newest_intact_state(folder / "training_states", log.warning) if world.is_main else None, world)
     if state is not None:
         resume_run(run, state)
         log.info(f"resuming {state}")
+    log.write_options(to_yaml(options))
     log.info(f"generator: {parameter_summary(run.generator)}")
     generator_all, discriminator_all = parallel(run.generator, world), None
     if run.discriminator is not None:
         log.info(f"discriminator: {parameter_summary(run.discriminator)}")
         discriminator_all = parallel(run.discriminator, world)
     p = dataclasses.asdict(t.perceptual)
-    perceptual = build_perceptual(**{name: value for name, value in p.items() if name != "weight"})
+    perceptual = build_perceptual(**{name: value for name, value in p.items() if name not in ("weight", "shift")})
     perceptual = perceptual.to(world.device) if perceptual is not None else None
-    validator = Validator(options, world, folder)
 
-    # Data
-    d, dataset = options.datasets.train, build_dataset(options)
-    log.info(dataset.report())
+    # Batches
     samples = d.batch_size_per_gpu * world.size * t.accumulate
     loader = endless_batches(
         dataset,
@@ -305,11 +309,40 @@ def train(options: TrainOptions, world: "World") -> None:
             logged = run.iteration
         if validator.sets and (run.iteration % options.val.val_freq == 0 or last):
             run.metrics = validator(run, log.warning)
-            log.scalars("val", run.iteration, t.total_iter, run.metrics)
+            if run.metrics:
+                log.scalars("val", run.iteration, t.total_iter, run.metrics)
         if world.is_main and (run.iteration % logger.save_checkpoint_freq == 0 or last):
             save_run(run, folder, logger.keep_last)
     bar.close()
     log.info(f"finished: {folder / 'models'}")
+
+
+def dry_run(options: TrainOptions) -> str:
+    """What would be loaded from where, parameters and memory, in words; needs no weights, no network and no GPU."""
+    from data.image_io import list_images
+    from engine.dry_run import BatchPlan, PerceptualPlan, describe_training
+    from models.sizes import DiscriminatorPlan, GeneratorPlan
+
+    g, d, t, data = options.network_g, options.network_d, options.train, options.datasets.train
+    generator = GeneratorPlan(
+        source=g.pretrained, revision=g.revision, vae=g.vae, train=g.train, prompt_tokens=g.prompt_tokens, **dataclasses.asdict(g.lora)
+    )
+    discriminator = None
+    if d.type != "none":
+        sizes = {"head_channels": d.head_channels, "prompt_tokens": d.prompt_tokens, **dataclasses.asdict(d.lora)}
+        discriminator = DiscriminatorPlan(source=d.pretrained, revision=d.revision, **sizes)
+    p = t.perceptual
+    batch = BatchPlan(
+        gt_size=data.gt_size, per_process=data.batch_size_per_gpu, accumulate=t.accumulate, precision=t.precision,
+        processes=None if options.num_gpu == "auto" else options.num_gpu, checkpointing=t.gradient_checkpointing, ema=t.ema_decay > 0,
+    )  # fmt: skip
+    folders = [("training HR", path) for path, _ in data.sources] + [("training LR", data.dataroot_lq)]
+    for name, paired in options.datasets.val.items():
+        folders += [(f"val {name} LR", paired.dataroot_lq), (f"val {name} HR", paired.dataroot_gt)]
+    return describe_training(
+        generator, discriminator, PerceptualPlan(p.type, p.backbone, p.backbone_weights, p.dists_weights), batch,
+        folders=folders, list_images=list_images, start_from=options.path.pretrain_network_g,
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -317,10 +350,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = load_train_options(args.opt, [*(DEBUG if args.debug else ()), *args.force_yml])
         if args.dry_run:
-            from engine.dry_run import describe_training
-
             print(to_yaml(options))
-            print(describe_training(options))
+            print(dry_run(options))
             return 0
         from engine.distributed import start
 

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MANIFEST = "manifest.json"
-TEMPORARY = ".tmp"
+TEMPORARY, FORMER = ".tmp", ".former"
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a temporary folder, then puts it in place of `folder` in one step.
+    """Lets `write` fill a temporary folder, then puts it in place of `folder`.
 
     Raises:
         ValueError: the disk is full or the folder cannot be written; what was there before is intact.
@@ -32,17 +33,31 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
-        for file in temporary.iterdir():
-            _flush(file)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+        _put_in_place(temporary, folder)
         _flush(folder.parent)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # the last two: a full disk in the words of save_file and of torch.save
         shutil.rmtree(temporary, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"cannot write {folder}: {error.strerror or error}. Free some space or choose another path; older checkpoints are intact"
+            f"cannot write {folder}: {reason}. Free some space or choose another path; older checkpoints are intact"
         ) from error
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    # Deleting the former folder in its place would take long enough for a kill to leave half of it.
+    former = folder.with_name(folder.name + FORMER)
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, former)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        if former.exists():
+            os.replace(former, folder)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -56,7 +71,9 @@ def _flush(path: Path) -> None:
 def save_state(
     root: Path, iteration: int, tensors: dict[str, dict[str, Tensor]], optimizers: dict[str, dict], values: dict[str, Any], keep_last: int
 ) -> None:
-    """Writes root/ITERATION and removes all but the newest `keep_last` states.
+    """Writes root/ITERATION and removes all but the newest `keep_last` states up to it.
+
+    States of later iterations stay: the run went back behind them because they are damaged.
 
     Args:
         tensors: named groups of tensors, each a .safetensors file.
@@ -74,8 +91,7 @@ def save_state(
         (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n")
 
     write_folder(root / str(iteration), write)
-    for old in state_folders(root)[keep_last:]:
-        shutil.rmtree(old, ignore_errors=True)
+    prune([folder for folder in reversed(state_folders(root)) if int(folder.name) <= iteration], keep_last)
 
 
 def state_folders(root: Path) -> list[Path]:
@@ -96,20 +112,30 @@ def newest_intact_state(root: Path, warn: Callable[[str], None]) -> Path | None:
 
 def _damage(folder: Path) -> str | None:
     try:
-        sums = json.loads((folder / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ValueError: neither JSON nor, perhaps, text
         return f"{MANIFEST}: {error}"
     for name, expected in sums.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _sha256(folder / name) != expected:
-            return f"{name} is not what was written"
+        try:
+            if _sha256(folder / name) != expected:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name}: {error}"
     return None
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """One group of tensors of a state, on the CPU."""
-    return load_file(folder / f"{name}.safetensors")
+    """One group of tensors of a state, on the CPU.
+
+    Raises:
+        ValueError: the state has no such group, so it belongs to other options.
+    """
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no {name}, but the options of this run want one: use a new `name`, or path.resume: false")
+    return load_file(file)
 
 
 def read_optimizer(folder: Path, name: str) -> dict:

@@ -80,6 +80,11 @@ class Parameters:
     thop: int
 
 
+def total(parts: Iterable[Macs]) -> Macs:
+    """The sum."""
+    return sum(parts, Macs(0, 0, 0))
+
+
 def count_macs(module: nn.Module, forward: Callable[[], object]) -> Macs:
     """The MACs of what `forward` runs; its layers are those of `module`."""
     seen: list[tuple[type, int]] = []

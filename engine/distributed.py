@@ -39,6 +39,11 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             raise ValueError(
                 "device: cuda was asked for, but torch finds no CUDA device; set device: auto, or install a torch that fits your driver"
             )
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"device: cuda was asked for by process {local_rank + 1} of this machine, which has {torch.cuda.device_count()} GPU(s): "
+                "lower torchrun's --nproc_per_node"
+            )
         return torch.device("cuda", local_rank)
     if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device: mps was asked for, but torch finds no Apple GPU; set device: auto")

@@ -1,4 +1,4 @@
-"""Log file, console, TensorBoard and the running means between two log lines. Only the main process writes."""
+"""Log file, console, TensorBoard and the running means between two log lines. Only the main process writes; the others just warn."""
 
 import logging
 import resource
@@ -22,18 +22,18 @@ class BarHandler(logging.StreamHandler):
 
 
 def open_log(file: Path | None) -> logging.Logger:
-    """The run's logger: console and `file` on the main process, silent where file is None."""
+    """The run's logger: console and `file` on the main process; warnings on the console, and nothing else, where file is None."""
     logger = logging.getLogger("d3sr")
     logger.propagate = False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.WARNING if file is None else logging.INFO)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    if file is None:
-        logger.addHandler(logging.NullHandler())
-        return logger
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for handler in (BarHandler(), logging.FileHandler(file, encoding="utf-8")):
+    handlers: list[logging.Handler] = [BarHandler()]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     return logger
@@ -64,7 +64,7 @@ class Means:
 
 
 class Speed:
-    """Images per second since the last reading, and the time that is left."""
+    """Images per second since the last reading."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -79,7 +79,8 @@ def peak_memory_gib(device: torch.device) -> float:
     """Largest memory so far: of the GPU where there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def log_line(iteration: int, total: int, values: dict[str, float]) -> str:
@@ -88,7 +89,7 @@ def log_line(iteration: int, total: int, values: dict[str, float]) -> str:
 
 
 class RunLog:
-    """train_NAME.log, the console and, where a folder is given, TensorBoard; silent on all but the main process."""
+    """train_NAME.log, the console and, where a folder is given, TensorBoard; all but the main process only warn."""
 
     def __init__(self, folder: Path, name: str, tensorboard: Path | None, world: World) -> None:
         self.folder, self.is_main = folder, world.is_main

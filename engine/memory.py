@@ -12,7 +12,7 @@ with a GPU's own counter.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,20 @@ class FusedAttention(torch.autograd.Function):
         raise NotImplementedError("only its memory is looked at")
 
 
+def fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`F.scaled_dot_product_attention` of (N, heads, tokens, width) as far as memory goes; the other arguments do not change it."""
+    return FusedAttention.apply(query, key, value)
+
+
 class LikeGPU(TorchFunctionMode):
     """Inside, functions on meta tensors keep what they would keep on a GPU, under autocast to `low` (None: no autocast)."""
 
@@ -71,7 +85,7 @@ class LikeGPU(TorchFunctionMode):
             args = tuple(_to(value, dtype) for value in args)
             kwargs = {name: _to(value, dtype) for name, value in (kwargs or {}).items()}
         if function is F.scaled_dot_product_attention:
-            return FusedAttention.apply(*args[:3])
+            function = fused_attention
         return function(*args, **(kwargs or {}))
 
 
@@ -138,66 +152,68 @@ def activations(module: nn.Module, forward: Callable[[], object], low: torch.dty
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process: what is there all the time, and the activations of each phase of an iteration."""
+    """Bytes of one training process: what is there all the time, and what autograd keeps in each part of an iteration."""
 
-    still: int
-    """Frozen weights."""
+    frozen: int
+    """Weights that do not train."""
     trained: int
-    """Trained weights with gradients, AdamW's moments and their moving average."""
-    phases: dict[str, int]
+    """Trained weights, their gradients, AdamW's two moments, their moving average."""
+    unet: Kept
+    decoder: Kept
+    judged: Kept | None
+    """The discriminator while the generator trains; None where there is none."""
+    judging: Kept | None
+    """The discriminator while it trains itself, on real and generated latents at once."""
+    perceptual: int = 0
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Activations in the order of an iteration: each loss' own graph is gone before the next is built, the UNet's stays till last."""
+        found = {"generator, spatial loss": self.unet.kept + self.decoder.kept + max(self.perceptual, self.decoder.block)}
+        if self.judged is not None:
+            found["generator, adversarial loss"] = self.unet.kept + self.judged.kept + self.judged.block
+        found["generator, UNet"] = self.unet.kept + self.unet.block
+        if self.judging is not None:
+            found["discriminator"] = self.judging.kept + self.judging.block
+        return found
 
     @property
     def peak(self) -> int:
         """All the time, and the largest phase."""
-        return self.still + self.trained + max(self.phases.values())
+        return self.frozen + self.trained + max(self.phases.values())
 
 
 def estimate_memory(
-    generator: Generator,
-    discriminator: Discriminator | None,
-    *,
-    batch: int,
-    gt_size: int,
-    low: torch.dtype | None,
-    perceptual: str,
-    backbone: str,
-    ema: bool,
+    generator: Generator, discriminator: Discriminator | None, *, batch: int, gt_size: int, low: torch.dtype | None, ema: bool
 ) -> Memory:
-    """Memory of a training process, from networks on the meta device with dtypes and checkpointing as they will train.
+    """Memory of a training process but for the perceptual loss (see `with_perceptual`).
 
     Args:
+        generator, discriminator: on the meta device, with the dtypes and the checkpointing of the training.
         batch, gt_size: crops per process and forward pass, and their side in pixels.
         low: dtype of autocast; None for float32.
-        perceptual, backbone: as for `build_perceptual`.
         ema: whether a moving average of the generator is kept.
     """
     players = [player for player in (generator, discriminator) if player is not None]
     still = sum(p.nbytes for player in players for p in player.parameters() if not p.requires_grad)
-    trained = sum(4 * p.nbytes for player in players for p in player.trainable().values())  # weights, gradients, two moments
+    trained = sum(4 * p.nbytes for player in players for p in player.trainable().values())
     trained += sum(p.nbytes for p in generator.trainable().values()) if ema else 0
-    if perceptual != "mse":
-        still += sum(p.nbytes for p in get_backbone(backbone).build_layers().parameters())
-    distance = PERCEPTUAL_BYTES.get((perceptual, backbone), 0) * batch * gt_size**2
-    return Memory(still, trained, phases(generator, discriminator, batch, gt_size, low, distance))
-
-
-def phases(
-    generator: Generator, discriminator: Discriminator | None, batch: int, gt_size: int, low: torch.dtype | None, distance: int
-) -> dict[str, int]:
-    """Activations in the order of an iteration: each loss' own graph is gone before the next one is built, the UNet's stays till last."""
     side, channels = gt_size // generator.autoencoder.factor, generator.autoencoder.latent_channels
     z = torch.empty(batch, channels, side, side, device="meta", requires_grad=True)
     unet = activations(generator, lambda: generator.denoise(z.detach()), low)
     decoder = activations(generator.autoencoder, lambda: generator.autoencoder.decode(z), low)
-    found = {
-        "generator, spatial loss": unet.kept + decoder.kept + max(distance, decoder.block),
-        "generator, UNet": unet.kept + unet.block,
-    }
+    judged = judging = None
     if discriminator is not None:
         timesteps = torch.zeros(batch, dtype=torch.long, device="meta")
         with frozen(discriminator):
             judged = activations(discriminator, lambda: discriminator(z, timesteps), low)
-        trained = activations(discriminator, lambda: discriminator(torch.cat([z, z]).detach(), timesteps.repeat(2)), low)
-        found["generator, adversarial loss"] = unet.kept + judged.kept + judged.block
-        found["discriminator"] = trained.kept + trained.block
-    return found
+        judging = activations(discriminator, lambda: discriminator(torch.cat([z, z]).detach(), timesteps.repeat(2)), low)
+    return Memory(still, trained, unet, decoder, judged, judging)
+
+
+def with_perceptual(memory: Memory, type: str, backbone: str, *, batch: int, gt_size: int) -> Memory:
+    """Adds the perceptual loss; type and backbone as for `build_perceptual`."""
+    if type == "mse":
+        return memory
+    weights = sum(p.nbytes for p in get_backbone(backbone).build_layers().parameters())
+    return replace(memory, frozen=memory.frozen + weights, perceptual=PERCEPTUAL_BYTES[type, backbone] * batch * gt_size**2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from losses.adversarial import discriminator_loss, generator_adversarial_loss
 from models.noising import NoiseAware
 
-GENERATOR_STEP, REAL, FAKE = 1, 2, 3
+GENERATOR_STEP, REAL, FAKE, SHIFT = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, math.inf if grad_clip is None else grad_clip).item()  # a CPU-GPU synchronisation
     finite = math.isfinite(norm)
-    if finite or scaler.is_enabled():
+    if finite:
         scaler.step(optimizer)
-    scaler.update()
+    scaler.update()  # fp16: lowers the loss scale where `unscale_` met an inf
     optimizer.zero_grad(set_to_none=True)
     return norm, finite

@@ -35,17 +35,17 @@ class Run:
     release: dict[str, Any]
     iteration: int = 0
     skipped_steps: int = 0
-    skipped_in_a_row: int = 0
+    skipped_in_a_row: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
-    def count_step(self, taken: bool) -> None:
-        """Counts a step that was not taken because its gradient held a NaN or an inf; too many in a row end the run."""
+    def count_step(self, player: str, taken: bool) -> None:
+        """Counts a step of "g" or "d" that was not taken because its gradient held a NaN or an inf; too many in a row end the run."""
         self.skipped_steps += not taken
-        self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
-        if self.skipped_in_a_row > PATIENCE:
+        self.skipped_in_a_row[player] = 0 if taken else self.skipped_in_a_row.get(player, 0) + 1
+        if self.skipped_in_a_row[player] >= PATIENCE:
             raise ValueError(
-                f"{PATIENCE} steps in a row without a finite gradient, at iteration {self.iteration}: "
-                "lower the learning rates, or set train.precision: fp32"
+                f"{PATIENCE} steps in a row without a finite gradient in network_{player}, at iteration {self.iteration}: "
+                f"lower train.optim_{player}.lr, or set train.precision: fp32"
             )
 
     @contextmanager
@@ -64,7 +64,7 @@ def save_run(run: Run, folder: Path, keep_last: int) -> None:
         with run.averaged() as generator:
             save_release(models / f"{run.name}_{run.iteration}_ema", generator, {**facts, "ema": True})
     for suffix in ("", "_ema"):
-        prune(released(models, run.name, suffix), keep_last)
+        prune(released(models, run.name, suffix, run.iteration), keep_last)
 
     tensors = {"generator": run.generator.trainable()}
     if run.discriminator is not None:
@@ -75,16 +75,19 @@ def save_run(run: Run, folder: Path, keep_last: int) -> None:
         "skipped_steps": run.skipped_steps,
         "metrics": run.metrics,
         "noising": run.noising.state_dict() if run.noising is not None else {},
+        "noising_kind": type(run.noising).__name__,
         "scalers": {player: scaler.state_dict() for player, scaler in run.scalers.items()},
     }
     optimizers = {f"optimizer_{player}": optimizer.state_dict() for player, optimizer in run.optimizers.items()}
     save_state(folder / "training_states", run.iteration, tensors, optimizers, values, keep_last)
 
 
-def released(models: Path, name: str, suffix: str = "") -> list[Path]:
-    """The released folders NAME_ITER + suffix, oldest first."""
-    iterations = [f.name.removeprefix(f"{name}_").removesuffix(suffix) for f in models.glob(f"{name}_*{suffix}")]
-    return [models / f"{name}_{iteration}{suffix}" for iteration in sorted((i for i in iterations if i.isdigit()), key=int)]
+def released(models: Path, name: str, suffix: str, until: int) -> list[Path]:
+    """The released folders NAME_ITER + suffix up to iteration `until`, oldest first."""
+    named = [f.name for f in models.iterdir() if f.name.startswith(f"{name}_") and f.name.endswith(suffix)]
+    endings = [folder.removeprefix(f"{name}_").removesuffix(suffix) for folder in named]
+    iterations = sorted(int(ending) for ending in endings if ending.isdigit() and int(ending) <= until)
+    return [models / f"{name}_{iteration}{suffix}" for iteration in iterations]
 
 
 def resume_run(run: Run, state: Path) -> None:
@@ -99,10 +102,18 @@ def resume_run(run: Run, state: Path) -> None:
     if run.average is not None:
         copy_tensors(run.average.averages, read_tensors(state, "average"), "moving average")
     for player, optimizer in run.optimizers.items():
-        optimizer.load_state_dict(read_optimizer(state, f"optimizer_{player}"))
+        # Its moments only: weight decay, betas and eps are what the options say now, as the learning rate is.
+        moments = read_optimizer(state, f"optimizer_{player}")["state"]
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     values = read_values(state)
     run.iteration, run.skipped_steps, run.metrics = values["iteration"], values["skipped_steps"], values["metrics"]
     if run.noising is not None:
+        kind = type(run.noising).__name__
+        if values.get("noising_kind", kind) != kind:
+            raise ValueError(
+                f"{state} was trained against another network_d.type ({values['noising_kind']}): use a new `name`, or path.resume: false"
+            )
         run.noising.load_state_dict(values["noising"])
     for player, scaler in run.scalers.items():
-        scaler.load_state_dict(values["scalers"][player])
+        if values["scalers"][player]:  # empty where the precision was not fp16 then
+            scaler.load_state_dict(values["scalers"][player])

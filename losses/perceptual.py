@@ -1,8 +1,10 @@
 """The perceptual losses one can choose by name: the rows of the paper's Table 5."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from losses.dists import build_dists
 from losses.ea_dists import EdgeAware
@@ -57,3 +59,23 @@ def build_perceptual(
     else:
         distance = UniformLPIPS(build_features(backbone, backbone_weights))
     return EdgeAware(distance, sobel_mode=sobel_mode, sobel_eps=sobel_eps) if recipe.edge_aware else distance
+
+
+def shifted_distance(
+    distance: Callable[[Tensor, Tensor], Tensor] | None, largest: int, seed: int
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """`distance` of both images moved by the same random 0..largest pixels, one offset for a whole iteration.
+
+    The strides of a backbone and the blocks of an autoencoder form grids; where the two always coincide, a generator can put a pattern
+    of that period into every picture and be rewarded for it. Offsets take the coincidence away.
+    """
+    if distance is None or largest == 0:
+        return distance
+    top, left = torch.randint(0, largest + 1, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+    def of_crops(sr: Tensor, hr: Tensor) -> Tensor:
+        height, width = sr.shape[-2] - largest, sr.shape[-1] - largest
+        window = (..., slice(top, top + height), slice(left, left + width))
+        return distance(sr[window], hr[window])
+
+    return of_crops

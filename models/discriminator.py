@@ -54,7 +54,8 @@ class Discriminator(nn.Module):
         dtype = self.trunk.conv_in.weight.dtype
         prompt = self.prompt_embedding.to(dtype).expand(len(z_t), -1, -1)
         features = trunk_features(self.trunk, z_t, timesteps, prompt, self._added_condition(len(z_t), dtype))
-        return self.head(features.float()).squeeze(1).float()
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float()).squeeze(1)
 
     def _added_condition(self, count: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
         if self.pooled_embedding is None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from models.backbones import meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
 from models.configs import KNOWN, known_model
 from models.discriminator import Discriminator
-from models.generator import Generator
+from models.generator import CONFIG_FILE, GENERATOR_FILE, Generator, base_of, read_generator_config
 from models.lora import LORA_TARGETS, add_lora
-from models.pretrained_files import is_local
+from models.pretrained_files import WEIGHTS_NAMES, is_local, said_of
 
 NUM_TIMESTEPS = 1000
 
@@ -74,6 +75,15 @@ def find_here(source: str, names: Sequence[str], subfolder: str, revision: str |
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
+def weights_are_here(source: str, subfolder: str, revision: str | None = None) -> bool:
+    """Whether all files of a component's weights are on this machine."""
+    path = find_here(source, WEIGHTS_NAMES, subfolder, revision)
+    if path is None or not path.name.endswith(".index.json"):
+        return path is not None
+    shards = set(json.loads(path.read_text())["weight_map"].values())
+    return all(find_here(source, [shard], subfolder, revision) for shard in shards)
+
+
 def find_config(source: str, subfolder: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
     """A component's sizes, and where they were read.
 
@@ -90,10 +100,36 @@ def find_config(source: str, subfolder: str, revision: str | None = None) -> tup
     known = known_model(source) if may_be_hub_id(source) else None
     if known is None or subfolder not in KNOWN[known]:
         raise UnknownSizesError(
-            f"the sizes of '{source}' are unknown: there is no {subfolder}/config.json in such a folder or in the hub's cache, and it is not "
-            "Stable Diffusion 2.1-base or SDXL-base by its name. Give a local folder in diffusers' layout, or download the model first"
+            f"the sizes of '{source}' are unknown: no such folder holds {subfolder}/config.json, nor does the hub's cache, and by its name "
+            "it is neither Stable Diffusion 2.1-base nor SDXL-base. Give a local folder in diffusers' layout, or download the model first"
         )
     return KNOWN[known][subfolder], f"models/configs.py ({known})"
+
+
+def trained_plan(path: str | Path, *, base: str | None = None, revision: str | None = None) -> GeneratorPlan:
+    """The plan of a trained generator's folder. Where nothing trained is there yet: LoRA on `base` as the paper trains it, or the bare
+    base that lies in the folder.
+
+    Raises:
+        ValueError: there is none of these.
+    """
+    if not Path(path, CONFIG_FILE).is_file():
+        if base is not None:
+            return GeneratorPlan(source=base, revision=revision)
+        if Path(path, "unet", CONFIG_FILE).is_file():
+            return GeneratorPlan(source=str(path), train="full")
+    config = read_generator_config(path)
+    source = base_of(path, config, base)
+    known = {name: config[name] for name in ("vae", "train", "rank", "alpha") if name in config}
+    if "targets" in config:
+        known["targets"] = tuple(config["targets"])
+    file = Path(path) / GENERATOR_FILE
+    if file.is_file():
+        with said_of(file), safe_open(file, framework="pt") as tensors:
+            known["prompt_tokens"] = tensors.get_slice("prompt_embedding").get_shape()[0]
+    if revision is None and source == config["base"]:
+        revision = config.get("revision")
+    return GeneratorPlan(source=source, revision=revision, **known)
 
 
 def meta_generator(plan: GeneratorPlan, *, dtype: torch.dtype = torch.float32, adapted: bool = True) -> Generator:

@@ -186,7 +186,11 @@ class PerceptualOptions:
     sobel_eps: float = 1e-12
     """Added under the square root of Eq. 7, so that flat places have a gradient."""
 
+    shift: int = 0
+    """Both images are moved by the same random 0..shift pixels first, so that no grid can hide in the backbone's strides."""
+
     def __post_init__(self) -> None:
+        check(self.shift >= 0, f"shift must not be negative, got {self.shift}")
         check(self.weight >= 0, f"weight must not be negative, got {self.weight}")
         check(bool(self.backbone_weights), "backbone_weights must be torchvision, a file, or random")
         if self.type in ("dists", "ea_dists"):

@@ -1,4 +1,4 @@
-"""Small stand-ins with the structure of the real models, written as diffusers itself writes them. Random weights, seconds instead of gigabytes."""
+"""Small stand-ins with the structure of the real models, written as diffusers itself writes them, with random weights."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ SMALL_SD_UNET = {
     "layers_per_block": 1,
     "attention_head_dim": [2, 4, 4, 4],
     "cross_attention_dim": 24,
+    "norm_num_groups": 8,
 }
 """Four levels, cross attention in the first three, linear projections: SD 2.1-base in small."""
 
@@ -28,13 +29,14 @@ SMALL_SDXL_UNET = {
     "transformer_layers_per_block": [1, 1, 2],
     "attention_head_dim": [2, 4, 4],
     "cross_attention_dim": 40,
+    "norm_num_groups": 8,
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 20 + 6 * 8,
 }
 """Three levels, a pooled text condition of width 20 and size conditions: SDXL in small."""
 
 SMALL_TINY_UNET = {**TINY_UNET, "block_out_channels": [16, 32, 32], "cross_attention_dim": 12, "attention_head_dim": [2, 2, 2]}
-SMALL_VAE = {**SD_VAE, "sample_size": 64, "block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
+SMALL_VAE = {**SD_VAE, "sample_size": 64, "block_out_channels": [32, 32, 32, 32], "layers_per_block": 1, "norm_num_groups": 8}
 SMALL_TAESD = {
     "encoder_block_out_channels": [8, 8, 8, 8],
     "decoder_block_out_channels": [8, 8, 8, 8],
@@ -53,7 +55,9 @@ def random_model(kind: type, config: dict, seed: int = 0) -> torch.nn.Module:
 def write_sd_base(folder: Path, prediction_type: str = "epsilon") -> Path:
     """unet/, vae/ and scheduler/ of a small SD 2.1-base, scaling factor absent from the VAE's config as in the real one."""
     random_model(UNet2DConditionModel, SMALL_SD_UNET).save_pretrained(folder / "unet")
-    random_model(AutoencoderKL, {name: value for name, value in SMALL_VAE.items() if name != "scaling_factor"}, 1).save_pretrained(folder / "vae")
+    random_model(AutoencoderKL, {name: value for name, value in SMALL_VAE.items() if name != "scaling_factor"}, 1).save_pretrained(
+        folder / "vae"
+    )
     PNDMScheduler(**SCHEDULE, prediction_type=prediction_type, skip_prk_steps=True, steps_offset=1).save_pretrained(folder / "scheduler")
     return folder
 

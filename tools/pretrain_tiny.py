@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 NULL_TOKENS = 8
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", required=True, help="folders of photographs, or lists of files")
     parser.add_argument("--out", required=True, help="folder of the base to write")
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes that read pictures")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--save-every", type=int, default=200, help="iterations between states to resume from")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def fit_transform(dataset, num_crops: int):
@@ -77,14 +77,15 @@ def save_state(path: Path, **state) -> None:
     path.with_suffix(".tmp").replace(path)
 
 
-def main() -> None:
-    args = parse_args()
+def pretrain(args: argparse.Namespace) -> None:
+    """Trains, or goes on training, and writes the base."""
     import torch
     from torch.utils.data import DataLoader
 
     from data.hr_crops import HRCrops, collate
     from data.sampler import ShardedSampler
     from models.backbones import Autoencoder, cast, new_unet, save_base
+    from models.block_transform import BlockTransform
     from models.configs import TINY_UNET
     from models.diffusion import scaled_linear_alphas_cumprod
 
@@ -92,7 +93,6 @@ def main() -> None:
     dataset = HRCrops([(path, 1.0) for path in args.data], gt_size=args.size, scale=4, seed=args.seed, use_hflip=True)
     print(dataset.report())
     state_path = Path(args.out) / "pretrain_state.pt"
-    transform = fit_transform(dataset, num_crops=1024)
     unet = new_unet(TINY_UNET, args.seed).to(args.device, memory_format=torch.channels_last)
     ema = {name: p.detach().clone() for name, p in unet.named_parameters()}
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
@@ -104,9 +104,12 @@ def main() -> None:
         state = torch.load(state_path, map_location="cpu", weights_only=True)
         unet.load_state_dict(state["unet"])
         optimizer.load_state_dict(state["optimizer"])
+        transform = BlockTransform(block_size=4)
         transform.load_state_dict(state["transform"])
-        ema, iteration = state["ema"], state["iteration"]
+        ema, iteration = {name: state["ema"][name].to(args.device) for name in ema}, state["iteration"]
         print(f"resuming {state_path} at iteration {iteration}")
+    else:
+        transform = fit_transform(dataset, num_crops=1024)
     transform.to(args.device)
     sampler = ShardedSampler(rank=0, world_size=1, start=iteration * args.batch)
     loader = iter(DataLoader(dataset, args.batch, sampler=sampler, num_workers=args.workers, collate_fn=collate))
@@ -126,7 +129,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         decay = min(args.ema_decay, (1 + iteration) / (10 + iteration))
-        torch._foreach_lerp_(list(ema.values()), list(unet.parameters()), 1 - decay)
+        torch._foreach_lerp_(list(ema.values()), [p.detach() for p in unet.parameters()], 1 - decay)
         iteration += 1
         running += loss.item()
         if iteration % 50 == 0:
@@ -149,5 +152,15 @@ def main() -> None:
     print(f"wrote {args.out}; {state_path} is needed no more")
 
 
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        pretrain(args)
+    except (ValueError, OSError) as error:
+        print(f"pretrain_tiny.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

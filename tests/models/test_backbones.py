@@ -9,22 +9,17 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from models import pretrained_files
 from models.backbones import (
     load_alphas_cumprod,
     load_autoencoder,
-    load_trunk,
     load_unet,
-    needs_pooled_condition,
     new_autoencoder,
     new_unet,
-    pooled_width,
     predict_noise,
-    trunk_features,
 )
 from models.block_transform import BlockTransform
 from models.configs import BLOCK_TRANSFORM
-from tests.tiny_models import SCHEDULE, SMALL_TAESD, SMALL_TINY_UNET, SMALL_VAE, noise_like, picture, random_model, write_sd_base
+from tests.tiny_models import SCHEDULE, SMALL_TAESD, SMALL_TINY_UNET, SMALL_VAE, noise_like, picture, write_sd_base
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -143,7 +138,9 @@ def test_attention_names_of_old_files_are_understood(sd_base, tmp_path):
 def test_unknown_autoencoders_are_refused(sd_base, tmp_path):
     base = copy(sd_base, tmp_path / "base")
     edit_config(base / "vae" / "config.json", _class_name="VQModel")
-    with pytest.raises(ValueError, match=r"vae/config.json' describes a VQModel; known autoencoders: AutoencoderKL, AutoencoderTiny, Block"):
+    with pytest.raises(
+        ValueError, match=r"vae/config.json' describes a VQModel; known autoencoders: AutoencoderKL, AutoencoderTiny, Block"
+    ):
         load_autoencoder(str(base))
 
 
@@ -162,7 +159,9 @@ def test_checkpointing_the_decoder_changes_no_gradient(config):
     gradients, saved = [], []
     for autoencoder in (plain, checkpointed):
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, kept=kept: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, kept=kept: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
             decoded = autoencoder.decode(z)
         saved.append(sum(kept))
         gradients.append(torch.autograd.grad(decoded.square().mean(), z)[0])
@@ -200,90 +199,3 @@ def test_another_kind_of_schedule_is_refused(sd_base, tmp_path):
     edit_config(base / "scheduler" / "scheduler_config.json", beta_schedule="squaredcos_cap_v2")
     with pytest.raises(ValueError, match="noise schedule 'squaredcos_cap_v2'"):
         load_alphas_cumprod(str(base))
-
-
-# Trunk
-
-
-def added_condition(count: int) -> dict[str, torch.Tensor]:
-    return {"text_embeds": noise_like(count, 20, seed=5), "time_ids": torch.tensor([[512.0, 512, 0, 0, 512, 512]] * count)}
-
-
-@pytest.mark.parametrize(("base", "width", "side"), [("sd_base", 24, 2), ("sdxl_base", 40, 4), ("tiny_base", 12, 4)])
-def test_trunk_is_the_mid_block_of_the_full_unet(base, width, side, request):
-    """Truth: what diffusers' own forward of the whole UNet hands from the mid block to the up blocks."""
-    folder = request.getfixturevalue(base)
-    trunk, unet = load_trunk(str(folder)), UNet2DConditionModel.from_pretrained(folder / "unet").requires_grad_(False)
-    assert is_frozen(trunk)
-    added = added_condition(2) if needs_pooled_condition(unet) else None
-    z, prompt, timesteps = noise_like(2, unet.config.in_channels, 16, 16), noise_like(2, 5, width, seed=1), torch.tensor([0, 700])
-    seen = []
-    unet.mid_block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    unet(z, timesteps, prompt, added_cond_kwargs=added)
-    features = trunk_features(trunk, z, timesteps, prompt, added)
-    assert features.shape == (2, unet.config.block_out_channels[-1], side, side)
-    assert torch.equal(features, seen[0])
-
-
-def test_trunk_feels_every_condition(sdxl_base):
-    trunk = load_trunk(str(sdxl_base))
-    z, prompt, timesteps, added = noise_like(1, 4, 16, 16), noise_like(1, 5, 40), torch.tensor([500]), added_condition(1)
-    before = trunk_features(trunk, z, timesteps, prompt, added)
-    changes = [
-        (timesteps + 100, prompt, added),
-        (timesteps, prompt + 1, added),
-        (timesteps, prompt, added | {"text_embeds": added["text_embeds"] + 1}),
-        (timesteps, prompt, added | {"time_ids": added["time_ids"] + 100}),
-    ]
-    for change in changes:
-        assert (trunk_features(trunk, z, *change) - before).abs().max() > 1e-4
-    assert pooled_width(trunk) == 20
-
-
-@pytest.mark.parametrize("base", ["sd_base", "sdxl_base"])
-def test_trunk_never_reads_nor_holds_the_up_blocks(base, request, monkeypatch):
-    read = []
-    original = pretrained_files.safe_open
-
-    class Spy:
-        def __init__(self, path, **options):
-            self.file = original(path, **options)
-
-        def __enter__(self):
-            self.file.__enter__()
-            return self
-
-        def __exit__(self, *problem):
-            return self.file.__exit__(*problem)
-
-        def keys(self):
-            return self.file.keys()
-
-        def get_tensor(self, name):
-            read.append(name)
-            return self.file.get_tensor(name)
-
-    monkeypatch.setattr(pretrained_files, "safe_open", Spy)
-    trunk = load_trunk(str(request.getfixturevalue(base)))
-    assert sorted(read) == sorted(name for name, _ in trunk.named_parameters())
-    parts = {name.split(".")[0] for name in read}
-    assert parts == {"conv_in", "time_embedding", "down_blocks", "mid_block"} | ({"add_embedding"} if base == "sdxl_base" else set())
-
-
-def test_trunk_loads_from_shards_half_precision_and_pickles(sd_base, tmp_path):
-    expected = load_trunk(str(sd_base)).state_dict()
-    weights = load_file(sd_base / "unet" / WEIGHTS)
-    folders = [copy(sd_base, tmp_path / name) for name in ("shards", "half", "pickle")]
-    for folder in folders:
-        (folder / "unet" / WEIGHTS).unlink()
-    config = json.loads((sd_base / "unet" / "config.json").read_text())
-    unet = random_model(UNet2DConditionModel, config)
-    unet.load_state_dict(weights)
-    unet.save_pretrained(folders[0] / "unet", max_shard_size="500KB")
-    save_file({name: tensor.half() for name, tensor in weights.items()}, folders[1] / "unet" / "diffusion_pytorch_model.fp16.safetensors")
-    torch.save(weights, folders[2] / "unet" / "diffusion_pytorch_model.bin")
-    for folder in folders:
-        state = load_trunk(str(folder)).state_dict()
-        assert set(state) == set(expected)
-        tolerance = 1e-3 if folder.name == "half" else 0
-        assert all(torch.allclose(state[name], tensor, rtol=tolerance, atol=tolerance) for name, tensor in expected.items())

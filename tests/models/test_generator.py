@@ -162,7 +162,9 @@ def test_no_gradient_goes_back_through_the_encoder(generator):
 
 
 def test_everything_initial_depends_on_the_seed_only(tiny_base):
-    states = [{name: p.clone() for name, p in build_generator(str(tiny_base), seed=seed, **SMALL).trainable().items()} for seed in (0, 0, 1)]
+    states = [
+        {name: p.clone() for name, p in build_generator(str(tiny_base), seed=seed, **SMALL).trainable().items()} for seed in (0, 0, 1)
+    ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["prompt_embedding"], states[2]["prompt_embedding"])
 

@@ -41,7 +41,21 @@ def test_adapters_sit_on_the_papers_layers(unet):
     add_lora(unet, 4, 4)
     assert {name: tuple(tensor.shape) for name, tensor in lora_state(unet).items()} == expected
     kinds = {name.rsplit(".lora_", 1)[0].split(".")[-1] for name in expected}
-    assert {"to_q", "to_k", "to_v", "0", "proj_in", "proj_out", "proj", "2", "conv1", "conv2", "conv_shortcut", "conv", "time_emb_proj"} == kinds
+    assert {
+        "to_q",
+        "to_k",
+        "to_v",
+        "0",
+        "proj_in",
+        "proj_out",
+        "proj",
+        "2",
+        "conv1",
+        "conv2",
+        "conv_shortcut",
+        "conv",
+        "time_emb_proj",
+    } == kinds
 
 
 def test_the_start_is_the_identity_to_the_bit(unet):
@@ -118,7 +132,9 @@ def test_merging_by_hand(unet):
     with torch.no_grad():
         merged.linear.weight.copy_(old[linear])
         merged.conv.weight.copy_(old[conv])
-    renamed = {key.replace(linear, "linear").replace(conv, "conv"): v for key, v in state.items() if key.startswith((linear + ".", conv + "."))}
+    renamed = {
+        key.replace(linear, "linear").replace(conv, "conv"): v for key, v in state.items() if key.startswith((linear + ".", conv + "."))
+    }
     merge_lora(merged, renamed, 0.5)
     torch.testing.assert_close(merged.linear.weight, old[linear] + 0.5 * b @ a)
     x = noise_like(1, down.shape[1], 5, 5)

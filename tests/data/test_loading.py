@@ -1,0 +1,71 @@
+"""Endless batches: which samples they hold, whatever the number of workers, and what is said of files that cannot be read."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.hr_crops import HRCrops
+from data.loading import endless_batches
+from data.paired import PairedCrops
+from data.sampler import ShardedSampler
+from degradations.stage import Degradation
+
+CPU = torch.device("cpu")
+
+
+def batches(
+    dataset: HRCrops | PairedCrops, count: int, *, workers: int = 0, warn: Callable[[str], None] = pytest.fail, **place: int
+) -> list[dict]:
+    return list(islice(endless_batches(dataset, 3, ShardedSampler(**place), workers=workers, device=CPU, warn=warn), count))
+
+
+def crops(folder: Path, degradation: Degradation | None = None) -> HRCrops:
+    return HRCrops([(folder, 1.0)], gt_size=32, scale=4, seed=5, degradation=degradation)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_samples_of_the_sampler(folder: Path, workers: int) -> None:
+    dataset = crops(folder, Degradation())
+    found = batches(dataset, 4, workers=workers, rank=1, world_size=2, start=6)
+    assert [batch["index"].tolist() for batch in found] == [[7, 9, 11], [13, 15, 17], [19, 21, 23], [25, 27, 29]]
+    for batch in found:
+        for position, n in enumerate(batch["index"].tolist()):
+            item = dataset[n]
+            assert torch.equal(batch["hr"][position], item["hr"]) and torch.equal(batch["lr"][position], item["lr"])
+            assert batch["path"][position] == item["path"]
+        assert batch["hr"].shape == (3, 3, 32, 32) and batch["lr"].shape == (3, 3, 8, 8)
+        assert batch["hr"].device == CPU and batch["hr"].dtype == torch.float32
+
+
+def test_a_restart_goes_on_where_the_run_stopped(folder: Path) -> None:
+    whole = batches(crops(folder), 4)
+    rest = batches(crops(folder), 2, start=6)
+    for before, after in zip(whole[2:], rest, strict=True):
+        assert torch.equal(before["hr"], after["hr"]) and torch.equal(before["index"], after["index"])
+        assert "lr" not in after
+
+
+def test_the_ranks_together_see_every_sample_once(folder: Path) -> None:
+    seen = [n for rank in range(3) for batch in batches(crops(folder), 2, rank=rank, world_size=3) for n in batch["index"].tolist()]
+    assert sorted(seen) == list(range(18))
+
+
+def test_own_pairs_come_in_the_same_form(folder: Path) -> None:
+    dataset = PairedCrops(folder, folder, gt_size=32, scale=1, seed=0)
+    batch = batches(dataset, 1)[0]
+    assert torch.equal(batch["hr"], batch["lr"]) and batch["hr"].shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_files_are_named_and_counted(folder: Path, workers: int) -> None:
+    broken = folder / "2.png"
+    broken.write_bytes(broken.read_bytes()[:60])  # the header is whole, so that the scan at the start lets it pass
+    dataset, told = crops(folder), []
+    expected = [line for n in range(15) for line in dataset[n]["skipped"]]
+    found = batches(dataset, 5, workers=workers, warn=told.append)
+    assert told == [f"unreadable, another image taken ({number} so far): {line}" for number, line in enumerate(expected, start=1)]
+    assert len(told) >= 3 and all(str(broken) in line for line in told), "15 samples are 3 rounds through 5 files"
+    assert all(str(broken) not in batch["path"] for batch in found)

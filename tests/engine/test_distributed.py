@@ -1,0 +1,133 @@
+"""engine.distributed in a world of one, and in two real processes that talk over gloo."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from engine.distributed import World, choose_device, dtype_of, from_main, gather, mean_of, mean_over_ranks, parallel, start, synchronised
+
+CPU = torch.device("cpu")
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _one_process(rank: int, count: int, port: int, function: Callable[[World], Any], end: Connection) -> None:
+    torch.set_num_threads(1)  # the parent's threads did not come along
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        with start("cpu") as world:
+            end.send((function(world), None))
+    except BaseException:
+        end.send((None, traceback.format_exc()))
+
+
+def in_processes(count: int, function: Callable[[World], Any]) -> list[Any]:
+    """What `function(world)` returns (no tensors) in each of `count` processes of one group, started as torchrun starts them."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    ends, processes = [], []
+    for rank in range(count):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_one_process, args=(rank, count, port, function, theirs), daemon=True)
+        process.start()
+        ends.append(ours)
+        processes.append(process)
+    try:
+        answers = [end.recv() if end.poll(120) else (None, "no answer in 120 s") for end in ends]
+    finally:
+        for process in processes:
+            process.join(5)
+            process.kill()
+    assert [error for _, error in answers if error] == []
+    return [value for value, _ in answers]
+
+
+def test_a_world_of_one_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with start("cpu") as world:
+        assert (world.rank, world.size, world.device, world.is_main) == (0, 1, CPU, True)
+        assert not torch.distributed.is_initialized()
+        assert gather("a", world) == ["a"] and from_main("a", world) == "a"
+        assert mean_over_ranks(torch.tensor([1.0, 2.0]), world).tolist() == [1.0, 2.0]
+        assert mean_of(torch.tensor(3.0)) == 3.0
+        module = nn.Linear(1, 1)
+        assert parallel(module, world) is module
+
+
+def test_the_launcher_can_be_insisted_on_or_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node"), start("cpu", "pytorch"):
+        pass
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with start("cpu", "none") as world:
+        assert (world.rank, world.size) == (0, 1)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu", 1) == CPU
+    for name in ("cuda", "mps"):
+        with pytest.raises(ValueError, match=f"device: {name} was asked for.*device: auto"):
+            choose_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto", 1) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="process 3 of this machine, which has 2 GPU"):
+        choose_device("cuda", 2)
+
+
+def test_precisions() -> None:
+    assert [dtype_of(name) for name in ("fp32", "bf16", "fp16")] == [torch.float32, torch.bfloat16, torch.float16]
+
+
+def _exchange(world: World) -> tuple[Any, ...]:
+    values = mean_over_ranks(torch.tensor([1.0, 10.0]) * (world.rank + 1), world).tolist()
+    one = torch.tensor(4.0 + world.rank)
+    found = gather({"rank": world.rank}, world), from_main(f"from {world.rank}", world), mean_of(one), one.item()
+    return world.rank, world.size, world.is_main, values, *found
+
+
+def test_two_processes_exchange_values() -> None:
+    everyone = [{"rank": 0}, {"rank": 1}]
+    assert in_processes(2, _exchange) == [
+        (0, 2, True, [1.5, 15.0], everyone, "from 0", 4.5, 4.0),
+        (1, 2, False, [1.5, 15.0], everyone, "from 0", 4.5, 5.0),
+    ]
+
+
+def _accumulate(world: World) -> tuple[list[float], list[float]]:
+    """d/dw of w x, accumulated over two micro-batches x = 1, 10 on rank 0 and 2, 20 on rank 1: after the first, and after both."""
+    model = nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, float(world.rank))
+    wrapped = parallel(model, world)
+    after = [model.weight.item()]
+    for number, x in enumerate((1.0, 10.0)):
+        with synchronised(wrapped, last=number == 1):
+            wrapped(torch.full((1, 1), x * (world.rank + 1))).sum().backward()
+        after.append(model.weight.grad.item())
+    return after
+
+
+def test_gradients_cross_processes_on_the_last_micro_batch_only() -> None:
+    assert in_processes(2, _accumulate) == [[0.0, 1.0, 16.5], [0.0, 2.0, 16.5]]
+
+
+def test_synchronised_is_nothing_without_processes() -> None:
+    model = nn.Linear(1, 1)
+    with synchronised(model, last=False):
+        model(torch.ones(1, 1)).sum().backward()
+    assert model.weight.grad.item() == 1.0

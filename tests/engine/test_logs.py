@@ -1,0 +1,107 @@
+"""Running means, log lines, the log file and TensorBoard; a process that is not the main one only warns."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.distributed import World
+from engine.logs import Means, RunLog, Speed, log_line, peak_memory_gib
+from tests.engine.test_distributed import in_processes
+
+CPU = torch.device("cpu")
+MAIN, OTHER = World(0, 1, CPU), World(1, 2, CPU)
+
+
+def test_means_average_what_was_added_since_the_last_reading() -> None:
+    means = Means()
+    for value in (1.0, 2.0, 6.0):
+        means.add(a=value, b=torch.tensor(value, requires_grad=True) * 2)
+    means.add(a=3)
+    assert means.read(MAIN) == {"a": 3.0, "b": 6.0}
+    assert means.read(MAIN) == {}
+    means.add(b=torch.tensor(7.0))
+    assert means.read(MAIN) == {"b": 7.0}
+
+
+def test_a_number_that_is_not_finite_shows_in_the_mean() -> None:
+    means = Means()
+    means.add(a=1.0)
+    means.add(a=torch.tensor(math.nan))
+    assert math.isnan(means.read(MAIN)["a"])
+
+
+def test_means_keep_no_graph() -> None:
+    means, weight = Means(), torch.ones((), requires_grad=True)
+    means.add(a=weight * 2)
+    assert not means._sums["a"].requires_grad
+
+
+def _mean_over_two(world: World) -> dict[str, float]:
+    means = Means()
+    for value in ((1.0, 3.0), (10.0, 30.0))[world.rank]:
+        means.add(loss=value, rank=world.rank)
+    return means.read(world)
+
+
+def test_means_are_averaged_over_processes() -> None:
+    assert in_processes(2, _mean_over_two) == [{"loss": 11.0, "rank": 0.5}] * 2
+
+
+def test_speed_counts_from_the_last_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 104.0, 105.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    speed = Speed()
+    assert [speed.read(8), speed.read(8)] == [2.0, 8.0]
+
+
+def test_memory_is_this_process_peak() -> None:
+    before = peak_memory_gib(CPU)
+    block = torch.ones(2**26)  # a quarter of a GiB
+    assert 0.01 < before <= peak_memory_gib(CPU) < 64
+    if Path("/proc/self/status").exists():
+        peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+        assert peak_memory_gib(CPU) == pytest.approx(peak / 2**20, rel=0.05)
+    assert len(block) == 2**26
+
+
+def test_a_line_is_short_and_says_all() -> None:
+    line = log_line(7, 90, {"mse": 0.0123456, "learning_rate": 5e-5, "skipped_steps": 0})
+    assert line == "iter 7/90  mse 0.01235  learning_rate 5e-05  skipped_steps 0"
+
+
+def test_the_main_process_writes_file_and_console_and_appends(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for text in ("first", "second"):
+        log = RunLog(tmp_path / "run", "run", None, MAIN)
+        log.write_options(f"name: {text}\n")
+        log.info(text)
+        log.warning(f"{text} warning")
+        log.scalars("train", 1, 2, {"mse": 0.5})
+    lines = (tmp_path / "run/train_run.log").read_text().splitlines()
+    kinds = ["INFO: first", "WARNING: first warning", "INFO: train  iter 1/2  mse 0.5"]
+    assert [line[20:] for line in lines] == kinds + [kind.replace("first", "second") for kind in kinds]
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
+    assert capsys.readouterr().err.splitlines() == lines
+    assert (tmp_path / "run/options.yml").read_text() == "name: second\n"
+
+
+def test_other_processes_only_warn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = RunLog(tmp_path / "run", "run", tmp_path / "tb", OTHER)
+    log.write_options("name: x\n")
+    log.info("nothing")
+    log.scalars("train", 1, 2, {"mse": 0.5})
+    log.warning("a picture is broken")
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err.splitlines()[0][20:] == "WARNING: a picture is broken"
+
+
+def test_tensorboard_reads_the_points_back(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path / "run", "run", tmp_path / "tb", MAIN)
+    for iteration in (1, 2):
+        log.scalars("train", iteration, 2, {"mse": 0.5 * iteration})
+    events = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/mse")] == [(1, 0.5), (2, 1.0)]

@@ -1,0 +1,110 @@
+"""Validation against scores computed here, in one process and shared by two."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.image_io import to_uint8
+from engine.distributed import World
+from engine.validation import SHEET_ROWS, Validated, validate
+from tests.engine.test_distributed import in_processes
+
+MAIN = World(0, 1, torch.device("cpu"))
+
+
+class Brighter:
+    """Enlarges by repeating pixels and adds 0.1 (of [-1, 1])."""
+
+    scale, size_multiple = 2, 8
+
+    def upsample(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        return nn.functional.interpolate(lr, size=size, mode="nearest")
+
+    def restore(self, lr_up: Tensor) -> Tensor:
+        return (lr_up + 0.1).clamp(-1, 1)
+
+
+@dataclass
+class MeanDifference:
+    """Mean of |sr - hr| in levels, or of sr alone."""
+
+    name: str
+    needs_hr: bool = True
+
+    def __call__(self, sr: np.ndarray, hr: np.ndarray | None = None) -> float:
+        if self.name == "picky" and sr.shape[0] < 12:
+            raise ValueError("too small")
+        return float(np.abs(sr.astype(float) - (hr.astype(float) if self.needs_hr else 0)).mean())
+
+
+def pictures(count: int, hr: bool = True) -> list[dict[str, Any]]:
+    """Pairs of 5x7 and 10x14, then larger ones, all their own shade."""
+    items = []
+    for index in range(count):
+        shade = torch.rand(3, 5 + index, 7, generator=torch.Generator().manual_seed(index)) * 0.8
+        item = {"lr": shade, "name": f"sub/{index}"}
+        items.append(item | ({"hr": torch.rand(3, 10 + 2 * index, 14, generator=torch.Generator().manual_seed(50 + index))} if hr else {}))
+    return items
+
+
+def run(world: World, dataset: list[dict[str, Any]], metrics: list[MeanDifference]) -> tuple[Validated, dict[str, np.ndarray], list[str]]:
+    kept: dict[str, np.ndarray] = {}
+    told: list[str] = []
+    result = validate(
+        Brighter(), dataset, metrics, world, tile=0, color_fix="none", to_uint8=to_uint8, keep=kept.__setitem__, warn=told.append
+    )
+    return result, kept, told
+
+
+def by_hand(dataset: list[dict[str, Any]]) -> list[np.ndarray]:
+    """(LR repeated) + 0.05 in [0, 1], to the nearest level."""
+    enlarged = [item["lr"].double().repeat_interleave(2, 1).repeat_interleave(2, 2) for item in dataset]
+    return [((lr + 0.05).clamp(0, 1) * 255 + 0.5).floor().permute(1, 2, 0).numpy().astype(np.uint8) for lr in enlarged]
+
+
+def test_every_picture_is_restored_kept_and_scored() -> None:
+    dataset = pictures(SHEET_ROWS + 2)
+    result, kept, told = run(MAIN, dataset, [MeanDifference("distance"), MeanDifference("level", needs_hr=False)])
+    assert told == [] and list(kept) == [item["name"] for item in dataset]
+    distances, levels = [], []
+    for item, expected in zip(dataset, by_hand(dataset), strict=True):
+        found = kept[item["name"]]
+        assert found.shape == expected.shape and np.abs(found.astype(int) - expected).max() <= 1
+        distances.append(np.abs(found.astype(float) - to_uint8(item["hr"])).mean())
+        levels.append(found.mean())
+    assert result.means == pytest.approx({"distance": np.mean(distances), "level": np.mean(levels)})
+    assert [name for name, _ in result.pictures] == [item["name"] for item in dataset[:SHEET_ROWS]]
+    for (name, shown), item in zip(result.pictures, dataset, strict=False):
+        assert list(shown) == ["bicubic", "ours", "HR"] and shown["ours"] is kept[name]
+        assert np.array_equal(shown["HR"], to_uint8(item["hr"]))
+        assert shown["bicubic"].astype(int).mean() < shown["ours"].mean() - 10, "0.05 is 12.75 levels"
+
+
+def test_without_hr_only_metrics_that_need_none_score() -> None:
+    result, kept, _ = run(MAIN, pictures(2, hr=False), [MeanDifference("distance"), MeanDifference("level", needs_hr=False)])
+    assert list(result.means) == ["level"] and len(kept) == 2
+    assert list(result.pictures[0][1]) == ["bicubic", "ours"]
+
+
+def test_a_picture_that_a_metric_cannot_score_is_named_and_left_out_of_the_mean() -> None:
+    result, kept, told = run(MAIN, pictures(2), [MeanDifference("picky")])
+    assert len(told) == 1 and "sub/0" in told[0] and "too small" in told[0]
+    assert result.means == pytest.approx({"picky": np.abs(kept["sub/1"].astype(float) - to_uint8(pictures(2)[1]["hr"])).mean()})
+    assert run(MAIN, pictures(1), [MeanDifference("picky")])[0].means == {}
+
+
+def _share(world: World) -> tuple[dict[str, float], list[str], list[str]]:
+    result, kept, _ = run(world, pictures(3), [MeanDifference("distance")])
+    return result.means, list(kept), [name for name, _ in result.pictures]
+
+
+def test_processes_share_the_pictures_and_know_the_mean_of_all() -> None:
+    alone = run(MAIN, pictures(3), [MeanDifference("distance")])[0].means
+    assert in_processes(2, _share) == [
+        (pytest.approx(alone), ["sub/0", "sub/2"], ["sub/0", "sub/2"]),
+        (pytest.approx(alone), ["sub/1"], ["sub/1"]),
+    ]

@@ -1,0 +1,74 @@
+"""`train_d3sr.py -opt FILE --dry-run` for every training file: no GPU, no network, no weights, exit status 0."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.image_io import write_image
+from engine import dry_run
+from options.d3sr import load_train_options
+from tests.tiny_models import write_tiny_base
+from train_d3sr import main
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "options").glob("**/*.yml") if not path.name.startswith("test"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measured_once() -> None:
+    """Most files share their networks: what is counted for one is remembered for the others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dry_run, "measure", functools.cache(dry_run.measure))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.chdir(ROOT)
+
+
+def test_there_are_training_files() -> None:
+    assert {"options/train.yml", "options/train_tiny.yml", "options/ablations/disc_none.yml"} <= set(FILES)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_training_file(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = load_train_options(file)
+    assert main(["-opt", file, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert f"name: {options.name}\n" in out and "What would be loaded" in out and "Batch: " in out
+    assert options.network_g.pretrained in out and options.datasets.train.sources[0][0] in out
+    if "tiny" not in file:
+        assert "17.02 M trained in 557 tensors, 949.56 M frozen" in out
+        assert "peak: weights and the largest phase" in out
+        discriminators = {"none": "none", "stabilityai": "24.07 M trained", "sd2-community": "7.36 M trained"}
+        kind = "none" if options.network_d.type == "none" else options.network_d.pretrained.split("/")[0]
+        assert f"discriminator  {discriminators[kind]}" in out
+
+
+def test_with_everything_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = write_tiny_base(tmp_path / "base")
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / "photos" / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
+    places = [f"network_g.pretrained={base}", f"network_d.pretrained={base}", f"datasets.train.dataroot_gt={tmp_path / 'photos'}"]
+    places += [
+        f"datasets.val.samples.dataroot_lq={tmp_path / 'photos'}",
+        "train.perceptual.backbone_weights=random",
+        "train.precision=fp32",
+    ]
+    assert main(["-opt", "options/train_tiny.yml", "--dry-run", "--force_yml", *places]) == 0
+    out, _ = capsys.readouterr()
+    assert "nothing is missing" in out and "photos (3 images)" in out and "peak" in out
+
+
+def test_a_mistake_in_the_options_is_still_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-opt", "options/train_tiny.yml", "--dry-run", "--force_yml", "train.total_itre=5"]) == 2
+    assert "total_iter" in capsys.readouterr().err
