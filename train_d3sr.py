@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from engine.distributed import World
     from engine.logs import Means
     from engine.run import Run
+    from engine.validation import Validation
+    from models.discriminator import Discriminator
+    from models.generator import Generator
+    from models.noising import NoiseAware
 
 DEBUG = (
     "train.total_iter=8",
@@ -41,45 +45,55 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def build_players(options: TrainOptions, world: "World") -> "tuple[Generator, Discriminator | None, NoiseAware | None]":
+    """Generator and discriminator as they are before training, and what the discriminator is shown (None, None where there is none)."""
+    import torch
+
+    from engine.distributed import dtype_of
+    from models.discriminator import build_discriminator
+    from models.generator import build_generator, load_trained
+    from models.noising import NOISINGS, NoiseAware
+
+    g, d, seed = options.network_g, options.network_d, options.manual_seed
+    generator = build_generator(
+        g.pretrained, revision=g.revision, vae=g.vae, timestep=g.timestep, scale=options.scale, train=g.train,
+        **dataclasses.asdict(g.lora), prompt_tokens=g.prompt_tokens, prompt_init=g.prompt_init, prompt_std=g.prompt_std,
+        dtype=dtype_of(options.train.precision), seed=seed,
+    ).to(world.device, memory_format=torch.channels_last)  # fmt: skip
+    if options.path.pretrain_network_g:
+        load_trained(generator, options.path.pretrain_network_g)
+    if d.type == "none":
+        return generator, None, None
+    discriminator = build_discriminator(
+        d.pretrained, revision=d.revision, head_channels=d.head_channels, image_size=options.datasets.train.gt_size,
+        **dataclasses.asdict(d.lora), prompt_tokens=d.prompt_tokens, prompt_init=d.prompt_init, prompt_std=d.prompt_std,
+        dtype=dtype_of(options.train.precision), seed=seed + 1,
+    ).to(world.device, memory_format=torch.channels_last)  # fmt: skip
+    judged, made = discriminator.trunk.config.in_channels, generator.autoencoder.latent_channels
+    if judged != made:
+        raise ValueError(f"network_d.pretrained: '{d.pretrained}' judges latents of {judged} channels, the generator makes {made}")
+    noising = NoiseAware(d.timestep_min, d.timestep_max) if d.type == "noise_aware" else NOISINGS[d.type]()
+    return generator, discriminator, noising
+
+
 def build_run(options: TrainOptions, world: "World") -> "Run":
     """Both players, their optimizers and, if asked for, the moving average, at iteration 0."""
     import torch
 
-    from engine.distributed import dtype_of
     from engine.optimization import MovingAverage, build_adamw
     from engine.run import Run
-    from models.discriminator import build_discriminator
-    from models.generator import base_fingerprint, build_generator, load_trained
-    from models.noising import NOISINGS, NoiseAware
+    from models.generator import base_fingerprint
 
-    g, d, t = options.network_g, options.network_d, options.train
-    dtype = dtype_of(t.precision)
-    prompt_g = {"prompt_tokens": g.prompt_tokens, "prompt_init": g.prompt_init, "prompt_std": g.prompt_std}
-    prompt_d = {"prompt_tokens": d.prompt_tokens, "prompt_init": d.prompt_init, "prompt_std": d.prompt_std}
-    seed = options.manual_seed
-    generator = build_generator(
-        g.pretrained, revision=g.revision, vae=g.vae, timestep=g.timestep, scale=options.scale, train=g.train,
-        **dataclasses.asdict(g.lora), **prompt_g, dtype=dtype, seed=seed,
-    ).to(world.device, memory_format=torch.channels_last)  # fmt: skip
-    if options.path.pretrain_network_g:
-        load_trained(generator, options.path.pretrain_network_g)
-    discriminator = noising = None
-    if d.type != "none":
-        discriminator = build_discriminator(
-            d.pretrained, revision=d.revision, head_channels=d.head_channels, image_size=options.datasets.train.gt_size,
-            **dataclasses.asdict(d.lora), **prompt_d, dtype=dtype, seed=seed + 1,
-        ).to(world.device, memory_format=torch.channels_last)  # fmt: skip
-        noising = NoiseAware(d.timestep_min, d.timestep_max) if d.type == "noise_aware" else NOISINGS[d.type]()
-
-    checkpointed = {
-        "vae": generator.autoencoder,
-        "unet": generator.unet,
-        "discriminator": discriminator.trunk if discriminator is not None else None,
-    }
-    for part in t.gradient_checkpointing:
-        if checkpointed[part] is not None:
-            checkpointed[part].enable_gradient_checkpointing()
-    players = {"g": (generator, t.optim_g)} | ({"d": (discriminator, t.optim_d)} if discriminator is not None else {})
+    g, t = options.network_g, options.train
+    generator, discriminator, noising = build_players(options, world)
+    parts = {"vae": generator.autoencoder, "unet": generator.unet}
+    players = {"g": (generator, t.optim_g)}
+    if discriminator is not None:
+        parts["discriminator"] = discriminator.trunk
+        players["d"] = (discriminator, t.optim_d)
+    for name in t.gradient_checkpointing:
+        if name in parts:
+            parts[name].enable_gradient_checkpointing()
     optimizers = {
         name: build_adamw(player.trainable(), learning_rate=o.lr, weight_decay=o.weight_decay, betas=o.betas, eps=o.eps)
         for name, (player, o) in players.items()
@@ -105,49 +119,18 @@ def build_dataset(options: TrainOptions) -> "Dataset":
     return HRCrops(d.sources, **crops, degradation=options.degradation, usm=d.gt_usm)
 
 
-class Validator:
-    """The validation sets and metrics, built once; writes pictures and sheets into visualization/."""
+def build_validation(options: TrainOptions, world: "World", folder: Path) -> "Validation":
+    """The validation sets and their metrics; pictures and sheets go to `folder`."""
+    from data.image_io import to_uint8, write_image
+    from data.paired import PairedFolder
+    from engine.metrics import build_metric
+    from engine.validation import Validation
 
-    def __init__(self, options: TrainOptions, world: "World", folder: Path) -> None:
-        from data.paired import PairedFolder
-        from engine.metrics import build_metric
-
-        self.options, self.world, self.folder = options, world, folder / "visualization"
-        self.sets = {name: PairedFolder(d.dataroot_lq, d.dataroot_gt, options.scale) for name, d in options.datasets.val.items()}
-        metrics = options.val.metrics.items() if self.sets else ()
-        self.metrics = [build_metric(name, **dataclasses.asdict(metric), device=world.device) for name, metric in metrics]
-
-    def __call__(self, run: "Run", warn: Any) -> dict[str, float]:
-        """Mean scores by "set/metric" of the (averaged) generator."""
-        from data.image_io import to_uint8, write_image
-        from engine.report import picture_sheet
-        from engine.validation import validate
-
-        val, scores = self.options.val, {}
-        for name, dataset in self.sets.items():
-
-            def keep(image: str, picture: Any, name: str = name) -> None:
-                if val.save_img:
-                    write_image(self.folder / name / image / f"{Path(image).name}_{run.iteration}.png", picture)
-
-            with run.averaged() as generator:
-                result = validate(
-                    generator,
-                    dataset,
-                    self.metrics,
-                    self.world,
-                    tile=val.tile,
-                    color_fix=val.color_fix,
-                    to_uint8=to_uint8,
-                    keep=keep,
-                    warn=warn,
-                )
-            scores |= {f"{name}/{metric}": value for metric, value in result.means.items()}
-            if self.world.is_main and result.pictures:
-                labels = list(result.pictures[0][1])
-                sheet = picture_sheet([list(p.values()) for _, p in result.pictures], labels, [image for image, _ in result.pictures])
-                write_image(self.folder / f"{name}_{run.iteration}.png", sheet)
-        return scores
+    sets = {name: PairedFolder(d.dataroot_lq, d.dataroot_gt, options.scale) for name, d in options.datasets.val.items()}
+    wanted = options.val.metrics.items() if sets else ()
+    metrics = [build_metric(name, **dataclasses.asdict(metric), device=world.device) for name, metric in wanted]
+    val = options.val
+    return Validation(sets, metrics, world, folder, val.tile, val.color_fix, val.save_img, to_uint8, write_image)
 
 
 def generator_step(
@@ -185,7 +168,7 @@ def generator_step(
                     loss_g, _ = generator_objective(run.discriminator, run.noising, z_hat, seen, generator.alphas_cumprod)
                     adversarial_gradient = torch.autograd.grad(scale * t.adversarial_weight * loss_g, z_hat)[0]
                 gradient = spatial_gradient + adversarial_gradient
-                means.add(loss_g=loss_g, adversarial_to_spatial=adversarial_gradient.norm() / spatial_gradient.norm())
+                means.add(loss_g=loss_g, adversarial_gradient=adversarial_gradient.norm() / scale)
             z_hat.backward(gradient)
         means.add(mse=parts["mse"], perceptual=parts["perceptual"], spatial_gradient=spatial_gradient.norm() / scale)
         if adversarial:
@@ -249,7 +232,7 @@ def train(options: TrainOptions, world: "World") -> None:
     # Pictures, before anything heavy is loaded
     d, dataset = options.datasets.train, build_dataset(options)
     log.info(dataset.report())
-    validator = Validator(options, world, folder)
+    validation = build_validation(options, world, folder / "visualization")
 
     # Players and losses
     run = build_run(options, world)
@@ -307,8 +290,9 @@ def train(options: TrainOptions, world: "World") -> None:
             values |= {"images_per_s": speed.read((run.iteration - logged) * samples), "memory_gib": peak_memory_gib(world.device)}
             log.scalars("train", run.iteration, t.total_iter, values | {"skipped_steps": run.skipped_steps})
             logged = run.iteration
-        if validator.sets and (run.iteration % options.val.val_freq == 0 or last):
-            run.metrics = validator(run, log.warning)
+        if validation.sets and (run.iteration % options.val.val_freq == 0 or last):
+            with run.averaged() as generator:
+                run.metrics = validation.score(generator, run.iteration, log.warning)
             if run.metrics:
                 log.scalars("val", run.iteration, t.total_iter, run.metrics)
         if world.is_main and (run.iteration % logger.save_checkpoint_freq == 0 or last):

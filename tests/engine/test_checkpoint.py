@@ -58,7 +58,9 @@ def some_state(root: Path, iteration: int, keep_last: int = 10) -> Path:
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     weight.sum().backward()
     optimizer.step()
-    save_state(root, iteration, {"generator": {"w": weight}}, {"optimizer_g": optimizer.state_dict()}, {"metrics": {"psnr": 1.5}}, keep_last)
+    save_state(
+        root, iteration, {"generator": {"w": weight}}, {"optimizer_g": optimizer.state_dict()}, {"metrics": {"psnr": 1.5}}, keep_last
+    )
     return root / str(iteration)
 
 
@@ -225,7 +227,9 @@ def test_tensors_of_other_options_are_refused_by_name() -> None:
     copy_tensors(into, good, "generator")
     assert into["a"].tolist() == [2.0, 2.0] and into["b"].tolist() == [1.0, 1.0, 1.0]
     for bad, named in (({"a": good["a"]}, "b"), (good | {"c": good["a"]}, "c"), (good | {"b": torch.ones(3, 1)}, "b")):
-        with pytest.raises(ValueError, match=f"saved generator does not fit the options of this run, first at '{named}'.*path.resume: false"):
+        with pytest.raises(
+            ValueError, match=f"saved generator does not fit the options of this run, first at '{named}'.*path.resume: false"
+        ):
             copy_tensors(into, {name: tensor + 5 for name, tensor in bad.items()}, "generator")
     assert into["a"].tolist() == [2.0, 2.0] and into["b"].tolist() == [1.0, 1.0, 1.0], "refused, but copied in part"
 

@@ -26,7 +26,13 @@ def free_port() -> int:
 
 def _one_process(rank: int, count: int, port: int, function: Callable[[World], Any], end: Connection) -> None:
     torch.set_num_threads(1)  # the parent's threads did not come along
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     try:
         with start("cpu") as world:
             end.send((function(world), None))

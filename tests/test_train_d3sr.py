@@ -1,0 +1,519 @@
+"""train_d3sr.py from end to end on a very small base: what it writes, that it resumes to the bit, and what it says to mistakes."""
+
+import math
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train_d3sr
+from data.hr_crops import collate
+from data.image_io import read_image, to_tensor, to_uint8, write_image
+from engine.distributed import World
+from engine.logs import Means
+from engine.restore import restore_picture
+from losses.perceptual import build_perceptual
+from models.generator import load_generator
+from models.noising import NoiseAware
+from options.d3sr import load_train_options
+from tests.engine.test_distributed import free_port
+from tests.tiny_models import write_tiny_base
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = str(ROOT / "options/train_tiny.yml")
+MAIN = World(0, 1, torch.device("cpu"))
+
+
+def photo(side: int, seed: int) -> np.ndarray:
+    """Noise and shapes: uint8 (side, side, 3)."""
+    generator = np.random.default_rng(seed)
+    image = generator.integers(60, 200, (side // 8, side // 8, 3)).astype(np.uint8)
+    image = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
+    cv2.circle(image, tuple(generator.integers(0, side, 2).tolist()), side // 4, generator.integers(0, 255, 3).tolist(), -1)
+    cv2.rectangle(image, (2, 2), (side // 2, side // 3), generator.integers(0, 255, 3).tolist(), 2)
+    return image
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, HR/ (five pictures of 64 pixels) and LR/ (16 pixels)."""
+    folder = tmp_path_factory.mktemp("lab")
+    write_tiny_base(folder / "base")
+    for index in range(5):
+        hr = photo(64, index)
+        write_image(folder / f"HR/{index}.png", hr)
+        write_image(folder / f"LR/{index}.png", cv2.resize(hr, (16, 16), interpolation=cv2.INTER_AREA))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy disk takes seconds for it."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def settings(lab: Path, out: Path, *changes: str) -> list[str]:
+    """Arguments of a short run of everything in fp32 below `out`, without validation; later changes win."""
+    small = [
+        "name=run", "num_gpu=auto", f"path.experiments_root={out / 'experiments'}", f"path.tb_root={out / 'tb'}",
+        f"datasets.train.dataroot_gt={lab / 'HR'}", "datasets.train.gt_size=32", "datasets.train.batch_size_per_gpu=2",
+        "datasets.train.num_worker_per_gpu=0", "datasets.val.samples=null", f"network_g.pretrained={lab / 'base'}",
+        f"network_d.pretrained={lab / 'base'}", "network_d.head_channels=8", "network_d.lora.rank=2", "network_d.lora.alpha=2",
+        "network_g.lora.rank=2", "network_g.lora.alpha=2", "train.total_iter=5", "train.precision=fp32", "train.ema_decay=0.9",
+        "train.scheduler.warmup_iter=2", "train.adversarial_start=0", "train.adversarial_weight=0.1",
+        "train.perceptual.backbone_weights=random", "logger.print_freq=1", "logger.save_checkpoint_freq=2", "logger.use_tb_logger=false",
+    ]  # fmt: skip
+    return ["-opt", OPTIONS, "--force_yml", *small, *changes]
+
+
+def train(lab: Path, out: Path, *changes: str) -> Path:
+    """Runs to the end; the run's folder."""
+    assert train_d3sr.main(settings(lab, out, *changes)) == 0
+    return out / "experiments/run"
+
+
+def options_of(lab: Path, out: Path, *changes: str) -> object:
+    return load_train_options(OPTIONS, settings(lab, out, *changes)[3:])
+
+
+def logged(run: Path, kind: str = "train") -> list[dict[str, float]]:
+    """The values of every log line of a kind, `iter` among them."""
+    lines = re.findall(rf"INFO: {kind}  iter (\d+)/\d+  (.*)", (run / "train_run.log").read_text())
+    return [{"iter": int(number)} | {k: float(v) for k, v in (pair.split(" ") for pair in text.split("  "))} for number, text in lines]
+
+
+def tensors_of(state: Path) -> dict[str, torch.Tensor]:
+    """Everything in a training state: weights of both players, average, moments."""
+    found = {f"{file.stem}.{name}": tensor for file in state.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    for file in state.glob("*.pt"):
+        for number, moments in torch.load(file, weights_only=True)["state"].items():
+            found |= {f"{file.stem}.{number}.{name}": tensor for name, tensor in moments.items()}
+    return found
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    mine, yours = tensors_of(one), tensors_of(other)
+    assert mine.keys() == yours.keys() and {name.split(".")[0] for name in mine} >= {"generator", "optimizer_g"}
+    assert [name for name in mine if not torch.equal(mine[name], yours[name])] == []
+    assert (one / "values.json").read_text() == (other / "values.json").read_text()
+
+
+def test_a_run_from_start_to_end(lab: Path, tmp_path: Path) -> None:
+    pairs = f"datasets.val.mine={{dataroot_lq: {lab / 'LR'}, dataroot_gt: {lab / 'HR'}}}"
+    metrics = "val.metrics={psnr: {type: psnr}, ssim: null}"
+    changes = ["val.val_freq=4", metrics, "logger.keep_last=2", "logger.use_tb_logger=true", pairs]
+    run = train(lab, tmp_path, *changes)
+
+    assert {path.name for path in run.iterdir()} == {"models", "training_states", "visualization", "train_run.log", "options.yml"}
+    assert {path.name for path in (run / "models").iterdir()} == {"run_4", "run_4_ema", "run_5", "run_5_ema"}
+    assert {path.name for path in (run / "training_states").iterdir()} == {"4", "5"}
+    assert load_train_options(run / "options.yml") == options_of(lab, tmp_path, *changes)
+    steps = torch.load(run / "training_states/5/optimizer_g.pt", weights_only=True)["state"]
+    assert {moments["step"].item() for moments in steps.values()} == {5.0}
+
+    lines = logged(run)
+    assert [line["iter"] for line in lines] == [1, 2, 3, 4, 5] and all(math.isfinite(value) for line in lines for value in line.values())
+    wanted = {"mse", "perceptual", "loss_g", "loss_d", "real_logits", "fake_logits", "spatial_gradient", "gradient_g", "gradient_d"}
+    assert wanted | {"images_per_s", "memory_gib", "skipped_steps"} <= set(lines[0])
+    cosine = [4e-4 * min(1, (i + 1) / 2) * 0.5 * (1 + math.cos(math.pi * i / 5)) for i in range(5)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(cosine, rel=1e-3)
+
+    generator, scores = load_generator(run / "models/run_5_ema"), []
+    for index in range(5):
+        shown = read_image(run / f"visualization/mine/{index}/{index}_5.png")
+        restored = restore_picture(generator, to_tensor(read_image(lab / f"LR/{index}.png"))[None])[0][0]
+        assert np.abs(to_uint8(restored).astype(int) - shown).max() <= 1
+        luma = (shown.astype(float) - photo(64, index)) @ [65.481, 128.553, 24.966] / 255
+        scores.append(10 * np.log10(255**2 / np.mean(luma**2)))
+    assert [line["iter"] for line in logged(run, "val")] == [4, 5]
+    assert logged(run, "val")[-1]["mine/psnr"] == pytest.approx(np.mean(scores), abs=0.01)
+    assert read_image(run / "visualization/mine_5.png").shape[1] > 3 * 64
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tb/run")).Reload()
+    assert [event.step for event in events.Scalars("train/mse")] == [1, 2, 3, 4, 5]
+    assert [event.step for event in events.Scalars("val/mine/psnr")] == [4, 5]
+
+
+EXACT = ("train.accumulate=2", "datasets.train.batch_size_per_gpu=1", "logger.keep_last=9", "network_d.type=diffusion_gan")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(lab, tmp_path_factory.mktemp("uninterrupted"), *EXACT)
+
+
+def kill_in_an_iteration() -> None:
+    import engine.optimization
+
+    update, calls = engine.optimization.update, []
+
+    def update_until_the_sixth(*arguments: object) -> tuple[float, bool]:
+        calls.append(1)
+        if len(calls) == 6:  # the discriminator's step of iteration 3
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(*arguments)
+
+    engine.optimization.update = update_until_the_sixth
+
+
+def kill_in_a_save() -> None:
+    replace = os.replace
+
+    def replace_until_the_second_state(source: Path, target: Path) -> None:
+        if Path(source).name == "4.tmp":
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = replace_until_the_second_state
+
+
+def _train_until_killed(prepare: Callable[[], None], arguments: list[str]) -> None:
+    torch.set_num_threads(1)  # the parent's threads did not come along
+    prepare()
+    train_d3sr.main(arguments)
+
+
+@pytest.mark.parametrize("kill", [kill_in_an_iteration, kill_in_a_save])
+def test_a_killed_run_goes_on_to_the_same_bits(lab: Path, tmp_path: Path, uninterrupted: Path, kill: Callable[[], None]) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_train_until_killed, args=(kill, settings(lab, tmp_path, *EXACT)))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    states = tmp_path / "experiments/run/training_states"
+    assert {path.name for path in states.iterdir()} == {"2"} | ({"4.tmp"} if kill is kill_in_a_save else set())
+
+    run = train(lab, tmp_path, *EXACT, "datasets.train.num_worker_per_gpu=1")
+    assert f"resuming {states / '2'}" in (run / "train_run.log").read_text()
+    assert {path.name for path in states.iterdir()} == {"2", "4", "5"}
+    assert_same_bits(states / "5", uninterrupted / "training_states/5")
+    for name in ("run_5", "run_5_ema"):
+        ours, theirs = (load_file(folder / "models" / name / "generator.safetensors") for folder in (run, uninterrupted))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_damaged_state_is_named_and_the_one_before_is_used(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "experiments/run"
+    shutil.copytree(uninterrupted, run)
+    (run / "training_states/5/optimizer_d.pt").write_bytes(b"")
+    train(lab, tmp_path, *EXACT)
+    log = (run / "train_run.log").read_text()
+    assert f"WARNING: {run / 'training_states/5'} is damaged (optimizer_d.pt is not what was written): passed over" in log
+    assert f"resuming {run / 'training_states/4'}" in log
+    assert_same_bits(run / "training_states/5", uninterrupted / "training_states/5")
+
+
+def test_a_finished_run_does_nothing_when_started_again(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "experiments/run"
+    shutil.copytree(uninterrupted, run)
+    before = {path: path.stat().st_mtime_ns for part in ("models", "training_states") for path in (run / part).rglob("*")}
+    lines = len(logged(run))
+    train(lab, tmp_path, *EXACT)
+    assert {path: path.stat().st_mtime_ns for part in ("models", "training_states") for path in (run / part).rglob("*")} == before
+    assert len(logged(run)) == lines == 5
+
+
+def test_gradient_checkpointing_changes_memory_only(
+    lab: Path, tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch.utils.checkpoint
+
+    calls, original = [], torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+    run = train(lab, tmp_path, *EXACT, "train.gradient_checkpointing=[vae, unet, discriminator]", "train.total_iter=2")
+    assert len(calls) > 2 * 2 * 6, "two iterations of two batches through six blocks of the UNet, and more through the discriminator"
+    again = train(lab, tmp_path / "plain", *EXACT, "train.total_iter=2")
+    assert_same_bits(run / "training_states/2", again / "training_states/2")
+
+
+def test_starting_over_archives_the_former_run(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    experiments = tmp_path / "experiments"
+    shutil.copytree(uninterrupted, experiments / "run")
+    (tmp_path / "tb/run").mkdir(parents=True)
+    run = train(lab, tmp_path, *EXACT, "train.total_iter=1", "path.resume=false")
+    (former,) = (path for path in experiments.iterdir() if path != run)
+    assert re.fullmatch(r"run_archived_\d{8}_\d{6}", former.name)
+    assert_same_bits(former / "training_states/5", uninterrupted / "training_states/5")
+    assert {path.name for path in (run / "training_states").iterdir()} == {"1"} and [line["iter"] for line in logged(run)] == [1]
+    assert str(former) in (run / "train_run.log").read_text()
+    assert [path.name.split("_archived")[0] for path in (tmp_path / "tb").iterdir()] == ["run"] and not (tmp_path / "tb/run").exists()
+
+
+def test_a_run_starts_from_the_weights_of_another(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    start = uninterrupted / "models/run_5_ema"
+    run = train(lab, tmp_path, "train.total_iter=1", f"path.pretrain_network_g={start}", "train.optim_g.lr=1e-9")
+    ours, theirs = (load_file(folder / "generator.safetensors") for folder in (run / "models/run_1", start))
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-7 for name in theirs)
+    assert (theirs["unet.conv_in.weight"] - load_generator(uninterrupted / "models/run_2").unet.conv_in.weight).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("discriminator", "perceptual", "what"),
+    [
+        ("noise_aware", "ea_dists", "lora"),
+        ("vanilla", "dists", "full"),
+        ("diffusion_gan", "ea_lpips", "lora"),
+        ("none", "lpips", "lora"),
+        ("noise_aware", "mse", "full"),
+    ],
+)
+def test_every_kind_trains_in_bf16(lab: Path, tmp_path: Path, discriminator: str, perceptual: str, what: str) -> None:
+    kinds = [f"network_d.type={discriminator}", f"train.perceptual.type={perceptual}", f"network_g.train={what}"]
+    pictures = f"datasets.val.mine={{dataroot_lq: {lab / 'LR/0.png'}}}"
+    run = train(lab, tmp_path, *kinds, "train.precision=bf16", "train.total_iter=2", pictures, "val.metrics={psnr: null, ssim: null}")
+    lines = logged(run)
+    assert len(lines) == 2 and all(math.isfinite(value) for line in lines for value in line.values())
+    assert lines[-1]["skipped_steps"] == 0 and (lines[0]["perceptual"] == 0) == (perceptual == "mse")
+    assert ("loss_d" in lines[0]) == ("loss_g" in lines[0]) == (discriminator != "none")
+    assert read_image(run / "visualization/mine/0/0_2.png").shape == (64, 64, 3)
+    state = run / "training_states/2"
+    assert {tensor.dtype for tensor in tensors_of(state).values()} == {torch.float32}
+    assert (state / "discriminator.safetensors").exists() == (discriminator != "none")
+    assert any("lora" in name for name in load_file(state / "generator.safetensors")) == (what == "lora")
+    sr, _ = load_generator(run / "models/run_2")(torch.zeros(1, 3, 8, 8))
+    assert torch.isfinite(sr).all()
+
+
+def test_before_its_start_the_adversarial_part_does_nothing(lab: Path, tmp_path: Path) -> None:
+    run = train(lab, tmp_path, "train.adversarial_start=2", "train.total_iter=3")
+    assert ["loss_d" in line for line in logged(run)] == [False, False, True]
+    steps = {name: torch.load(run / f"training_states/3/optimizer_{name}.pt", weights_only=True)["state"] for name in "gd"}
+    assert {m["step"].item() for m in steps["g"].values()} == {3.0} and {m["step"].item() for m in steps["d"].values()} == {1.0}
+
+
+def test_own_pairs_train(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    spatial_loss = __import__("losses.spatial").spatial.spatial_loss
+    monkeypatch.setattr("losses.spatial.spatial_loss", lambda sr, hr, *a, **k: (seen.append(hr), spatial_loss(sr, hr, *a, **k))[1])
+    run = train(lab, tmp_path, f"datasets.train.dataroot_lq={lab / 'LR'}", "train.total_iter=2")
+    assert len(logged(run)) == 2 and "5 of 5 images usable" in (run / "train_run.log").read_text()
+    whole = [to_tensor(photo(64, index)) for index in range(5)]
+    windows = [view for image in whole for view in (image, image.flip(2))]
+    for crop in torch.cat(seen):
+        assert any(
+            torch.equal(view[:, top : top + 32, left : left + 32], crop)
+            for view in windows
+            for top in range(0, 33, 4)
+            for left in range(0, 33, 4)
+        )
+
+
+@pytest.fixture
+def batches(lab: Path, tmp_path: Path) -> list[dict]:
+    dataset = train_d3sr.build_dataset(options_of(lab, tmp_path))
+    return [collate([dataset[n] for n in range(start, start + 2)]) for start in (0, 2)]
+
+
+def test_the_generators_step_is_that_of_the_summed_loss(
+    lab: Path, tmp_path: Path, batches: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against one plain backward through L_spatial + lambda_1 L_G of both batches, written out here."""
+    from engine.objectives import GENERATOR_STEP, draw
+
+    options = options_of(lab, tmp_path, "network_g.train=lora", "train.perceptual.shift=0", "train.adversarial_weight=0.7")
+    run = train_d3sr.build_run(options, MAIN)
+    perceptual = build_perceptual("ea_dists", backbone="squeezenet1_1", backbone_weights="random", sobel_eps=1e-4)
+    found: dict[str, list] = {}
+
+    def keep_gradients(optimizer: torch.optim.Optimizer, *_: object) -> tuple[float, bool]:
+        found["g"] = [p.grad.clone() for p in run.generator.trainable().values()]
+        found["d"] = [p.grad for p in run.discriminator.parameters()]
+        return 0.0, True
+
+    monkeypatch.setattr("engine.optimization.update", keep_gradients)
+    before = [p.requires_grad for p in run.discriminator.parameters()]
+    plain = lambda: torch.autocast("cpu", enabled=False)  # noqa: E731
+    judged = train_d3sr.generator_step(run, run.generator, batches, perceptual, options, Means(), plain)
+    assert found["d"] == [None] * len(before) and [p.requires_grad for p in run.discriminator.parameters()] == before
+    assert [indices for *_, indices in judged] == [[0, 1], [2, 3]]
+
+    run.generator.zero_grad()
+    total = 0.0
+    for batch, (judged_hat, judged_hr, _) in zip(batches, judged, strict=True):
+        sr, z_hat = run.generator(batch["lr"] * 2 - 1)
+        seen = draw(run.noising, 0, batch["index"].tolist(), GENERATOR_STEP, z_hat)
+        alpha_bar = run.generator.alphas_cumprod[seen.timesteps].view(-1, 1, 1, 1)
+        logits = run.discriminator(alpha_bar.sqrt() * z_hat + (1 - alpha_bar).sqrt() * seen.noise, seen.timesteps)
+        image = (sr + 1) / 2
+        spatial = options.train.mse_weight * (image - batch["hr"]).square().mean() + options.train.perceptual.weight * perceptual(
+            image, batch["hr"]
+        )
+        total = total + (spatial - 0.7 * torch.log(torch.sigmoid(logits)).mean()) / 2
+        torch.testing.assert_close(judged_hat, z_hat.detach())
+        torch.testing.assert_close(judged_hr, run.generator.autoencoder.encode(batch["hr"] * 2 - 1))
+        assert not judged_hat.requires_grad and not judged_hr.requires_grad
+    total.backward()
+    for gradient, (name, parameter) in zip(found["g"], run.generator.trainable().items(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-6 * parameter.grad.abs().max().item() + 1e-9, msg=name)
+    assert max(gradient.abs().max() for gradient in found["g"]) > 1e-4
+
+
+@pytest.mark.parametrize("timesteps", [True, False])
+@pytest.mark.parametrize("noise", [True, False])
+def test_real_and_generated_share_what_the_options_say(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timesteps: bool, noise: bool
+) -> None:
+    seen = []
+
+    def objective(judge: torch.nn.Module, noising: NoiseAware, z_hr, z_hat, real, fake, alphas) -> tuple:
+        seen.extend([real, fake])
+        logits = judge(z_hr)
+        return logits.mean(), logits.detach(), logits.detach()
+
+    monkeypatch.setattr("engine.objectives.discriminator_objective", objective)
+    judge = torch.nn.Linear(2, 1)
+    run = SimpleNamespace(
+        noising=NoiseAware(), generator=SimpleNamespace(alphas_cumprod=None), count_step=lambda *_: None,
+        scalers={"d": torch.amp.GradScaler("cpu", enabled=False)}, optimizers={"d": torch.optim.SGD(judge.parameters(), 0.1)},
+    )  # fmt: skip
+    options = options_of(lab, tmp_path, f"network_d.share_timesteps={timesteps}", f"network_d.share_noise={noise}")
+    z = torch.zeros(3, 4, 2, 2)
+    train_d3sr.discriminator_step(run, judge, [(z, z, [5, 6, 7])], options, Means(), lambda: torch.autocast("cpu", enabled=False))
+    real, fake = seen
+    assert torch.equal(real.timesteps, fake.timesteps) == timesteps and torch.equal(real.noise, fake.noise) == noise
+
+
+def test_ten_steps_without_a_finite_gradient_end_the_run(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def broken(sr: torch.Tensor, hr: torch.Tensor, *_: object, **__: object) -> tuple:
+        return (sr * math.nan).mean(), {"mse": sr.new_zeros(()), "perceptual": sr.new_zeros(())}
+
+    monkeypatch.setattr("losses.spatial.spatial_loss", broken)
+    assert train_d3sr.main(settings(lab, tmp_path, "train.total_iter=50", "logger.save_checkpoint_freq=9")) == 2
+    error = capsys.readouterr().err
+    assert "10 steps in a row without a finite gradient in network_g, at iteration 9" in error and "Traceback" not in error
+    state = tmp_path / "experiments/run/training_states/9"
+    assert logged(tmp_path / "experiments/run")[-1]["skipped_steps"] == 9
+    fresh = train_d3sr.build_run(options_of(lab, tmp_path), MAIN).generator.trainable()
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in load_file(state / "generator.safetensors").items())
+
+
+DRIVER = """
+import os, sys
+import torch
+torch.set_num_threads(1)
+os.fsync = lambda _: None
+import train_d3sr
+port, *arguments = sys.argv[1:]
+for number, total in enumerate((2, 3)):
+    if number:
+        os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    code = train_d3sr.main([*arguments, f"train.total_iter={total}"])
+    if code:
+        sys.exit(code)
+"""
+
+
+def test_two_processes_are_one_with_twice_the_batch(lab: Path, tmp_path: Path) -> None:
+    """Under torchrun, with accumulation; two iterations, then the same command up to three. A large eps keeps AdamW from blowing up rounding."""
+    same = ["train.grad_clip=null", "train.optim_g.eps=1e-2", "train.optim_d.eps=1e-2", "train.scheduler={type: constant, warmup_iter: 0}"]
+    same += ["train.optim_g.lr=1e-2", "train.optim_d.lr=1e-2", "logger.save_checkpoint_freq=1000"]
+    alone = train(lab, tmp_path / "alone", *same, "datasets.train.batch_size_per_gpu=8", "train.total_iter=3")
+    (tmp_path / "driver.py").write_text(DRIVER)
+    together = [*same, "datasets.train.batch_size_per_gpu=2", "train.accumulate=2", "num_gpu=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    command = [*torchrun, str(tmp_path / "driver.py"), str(free_port()), *settings(lab, tmp_path / "two", *together)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    run = tmp_path / "two/experiments/run"
+    assert [line["iter"] for line in logged(run)] == [1, 2, 3] and f"resuming {run / 'training_states/2'}" in (
+        run / "train_run.log"
+    ).read_text()
+    ours, theirs = tensors_of(run / "training_states/3"), tensors_of(alone / "training_states/3")
+    start = train_d3sr.build_run(options_of(lab, tmp_path), MAIN)
+    fresh = {f"generator.{name}": p for name, p in start.generator.trainable().items()}
+    fresh |= {f"discriminator.{name}": p for name, p in start.discriminator.trainable().items()}
+    assert ours.keys() == theirs.keys() > fresh.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+    for player in ("generator", "discriminator"):
+        moved = [(theirs[name] - value).abs().max().item() for name, value in fresh.items() if name.startswith(player)]
+        assert max(moved) > 1e-4, f"{player} hardly moved, so nothing was compared"
+    for mine, single in zip(logged(run), logged(alone), strict=True):
+        for name in ("mse", "perceptual", "loss_g", "loss_d", "real_logits", "fake_logits", "gradient_g", "gradient_d"):
+            assert mine[name] == pytest.approx(single[name], rel=2e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("train.total_iters=3", "total_iter"),
+        ("train.optim_g.lr=fast", "train.optim_g.lr"),
+        ("network_g.pretrained=no/such/base", "no/such/base"),
+        ("network_d.pretrained=no/such/base", "no/such/base"),
+        ("datasets.train.dataroot_gt=no/such/folder", "no/such/folder"),
+        ("datasets.train.gt_size=128", "no usable training image; lower gt_size (128)"),
+        ("datasets.val.mine.dataroot_lq=no/such/folder", "no/such/folder"),
+        ("num_gpu=3", "num_gpu is 3, but 1 process(es) were started: use torchrun --nproc_per_node 3"),
+        ("train.perceptual.backbone_weights=no/such.pth", "no/such.pth"),
+        ("path.pretrain_network_g=no/such/folder", "no/such/folder"),
+    ],
+)
+def test_mistakes_end_with_one_message_and_status_2(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, change: str, expected: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert train_d3sr.main(settings(lab, tmp_path, change, "val.metrics={psnr: null, ssim: null}")) == 2
+    error = capsys.readouterr().err
+    (message,) = [line for line in error.splitlines() if line.startswith("train_d3sr.py: ")]
+    assert expected in error[error.index(message) :] and "Traceback" not in error
+
+
+def test_a_launcher_without_torchrun_and_a_missing_option_file_are_mistakes_too(
+    lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train_d3sr.main([*settings(lab, tmp_path), "--launcher", "pytorch"]) == 2
+    assert "torchrun --nproc_per_node N" in capsys.readouterr().err
+    assert train_d3sr.main(["-opt", str(tmp_path / "absent.yml")]) == 2
+    assert "absent.yml" in capsys.readouterr().err
+
+
+def test_debug_is_eight_iterations_and_a_dry_run_writes_nothing(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train_d3sr.main([*settings(lab, tmp_path), "--dry-run"]) == 0
+    assert "all found" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
+    arguments = [argument for argument in settings(lab, tmp_path) if not argument.startswith(("train.total_iter", "logger."))]
+    assert train_d3sr.main([*arguments, "--debug"]) == 0
+    run = tmp_path / "experiments/run"
+    assert [line["iter"] for line in logged(run)] == list(range(1, 9))
+    assert {path.name for path in (run / "training_states").iterdir()} == {"4", "8"} and not (tmp_path / "tb").exists()
+
+
+def test_help_and_option_mistakes_come_before_heavy_imports() -> None:
+    code = (
+        "import sys, train_d3sr\n"
+        f"assert train_d3sr.main(['-opt', {OPTIONS!r}, '--force_yml', 'train.total_iters=4']) == 2\n"
+        "assert not {'torch', 'cv2', 'numpy', 'PIL', 'pyiqa', 'diffusers'} & set(sys.modules)\n"
+        "train_d3sr.main(['--help'])"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "-opt FILE" in done.stdout and "did you mean" in done.stderr.lower() or "total_iter" in done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0, "seconds of processor time"
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Iterator[None]:
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
