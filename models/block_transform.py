@@ -8,13 +8,14 @@ which is what a diffusion model's noise schedule expects of a latent.
 
 import json
 import math
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from models.precision import without_autocast
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -33,11 +34,6 @@ def opponent_colours() -> Tensor:
     """Orthonormal opponent colours of RGB: (3, 3) float64, rows intensity, red-blue, green-magenta."""
     colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]], dtype=torch.float64)
     return colours / colours.norm(dim=1, keepdim=True)
-
-
-def _without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """No half precision inside: bfloat16 would round pixels to 8 bits of mantissa. Meta tensors know no autocast."""
-    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 class BlockTransform(nn.Module):
@@ -59,7 +55,7 @@ class BlockTransform(nn.Module):
 
     def transform(self, images: Tensor) -> Tensor:
         """Unwhitened coefficients: (N, 3, H, W) -> (N, C, H/b, W/b). Keeps the energy of the picture."""
-        with _without_autocast(images):
+        with without_autocast(images):
             return F.conv2d(images, self.basis.to(images.dtype), stride=self.block_size)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -70,7 +66,7 @@ class BlockTransform(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, C, h, w) -> images (N, 3, bh, bw), float32; the exact inverse of `encode`."""
         z = z.float() * self.std.view(1, -1, 1, 1) + self.mean.view(1, -1, 1, 1)
-        with _without_autocast(z):
+        with without_autocast(z):
             return F.conv_transpose2d(z, self.basis, stride=self.block_size)
 
     @torch.no_grad()

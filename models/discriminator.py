@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.backbones import load_trunk, needs_pooled_condition, pooled_width, trunk_features
 from models.lora import LORA_TARGETS, add_lora
+from models.precision import without_autocast
 from models.prompt import initial_prompt
 
 
@@ -54,7 +55,7 @@ class Discriminator(nn.Module):
         dtype = self.trunk.conv_in.weight.dtype
         prompt = self.prompt_embedding.to(dtype).expand(len(z_t), -1, -1)
         features = trunk_features(self.trunk, z_t, timesteps, prompt, self._added_condition(len(z_t), dtype))
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             return self.head(features.float()).squeeze(1)
 
     def _added_condition(self, count: int, dtype: torch.dtype) -> dict[str, Tensor] | None:

@@ -26,6 +26,7 @@ from engine.distributed import World
 from engine.logs import Means
 from engine.restore import restore_picture
 from losses.perceptual import build_perceptual
+from losses.spatial import spatial_loss
 from models.generator import load_generator
 from models.noising import NoiseAware
 from options.d3sr import load_train_options
@@ -246,7 +247,7 @@ def test_starting_over_archives_the_former_run(lab: Path, tmp_path: Path, uninte
     experiments = tmp_path / "experiments"
     shutil.copytree(uninterrupted, experiments / "run")
     (tmp_path / "tb/run").mkdir(parents=True)
-    run = train(lab, tmp_path, *EXACT, "train.total_iter=1", "path.resume=false")
+    run = train(lab, tmp_path, *EXACT, "train.total_iter=1", "train.scheduler.warmup_iter=0", "path.resume=false")
     (former,) = (path for path in experiments.iterdir() if path != run)
     assert re.fullmatch(r"run_archived_\d{8}_\d{6}", former.name)
     assert_same_bits(former / "training_states/5", uninterrupted / "training_states/5")
@@ -257,7 +258,8 @@ def test_starting_over_archives_the_former_run(lab: Path, tmp_path: Path, uninte
 
 def test_a_run_starts_from_the_weights_of_another(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
     start = uninterrupted / "models/run_5_ema"
-    run = train(lab, tmp_path, "train.total_iter=1", f"path.pretrain_network_g={start}", "train.optim_g.lr=1e-9")
+    still = ["train.optim_g.lr=1e-9", "train.scheduler.warmup_iter=0"]
+    run = train(lab, tmp_path, "train.total_iter=1", f"path.pretrain_network_g={start}", *still)
     ours, theirs = (load_file(folder / "generator.safetensors") for folder in (run / "models/run_1", start))
     assert all((ours[name] - theirs[name]).abs().max() < 1e-7 for name in theirs)
     assert (theirs["unet.conv_in.weight"] - load_generator(uninterrupted / "models/run_2").unet.conv_in.weight).abs().max() > 1e-6
@@ -299,7 +301,6 @@ def test_before_its_start_the_adversarial_part_does_nothing(lab: Path, tmp_path:
 
 def test_own_pairs_train(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    spatial_loss = __import__("losses.spatial").spatial.spatial_loss
     monkeypatch.setattr("losses.spatial.spatial_loss", lambda sr, hr, *a, **k: (seen.append(hr), spatial_loss(sr, hr, *a, **k))[1])
     run = train(lab, tmp_path, f"datasets.train.dataroot_lq={lab / 'LR'}", "train.total_iter=2")
     assert len(logged(run)) == 2 and "5 of 5 images usable" in (run / "train_run.log").read_text()
@@ -359,9 +360,10 @@ def test_the_generators_step_is_that_of_the_summed_loss(
         torch.testing.assert_close(judged_hr, run.generator.autoencoder.encode(batch["hr"] * 2 - 1))
         assert not judged_hat.requires_grad and not judged_hr.requires_grad
     total.backward()
+    largest = max(gradient.abs().max().item() for gradient in found["g"])
+    assert largest > 1e-4
     for gradient, (name, parameter) in zip(found["g"], run.generator.trainable().items(), strict=True):
-        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-6 * parameter.grad.abs().max().item() + 1e-9, msg=name)
-    assert max(gradient.abs().max() for gradient in found["g"]) > 1e-4
+        assert (gradient - parameter.grad).abs().max().item() < 1e-4 * gradient.abs().max().item() + 1e-6 * largest, name
 
 
 @pytest.mark.parametrize("timesteps", [True, False])
@@ -412,7 +414,7 @@ torch.set_num_threads(1)
 os.fsync = lambda _: None
 import train_d3sr
 port, *arguments = sys.argv[1:]
-for number, total in enumerate((2, 3)):
+for number, total in enumerate((1, 3)):
     if number:
         os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}
     code = train_d3sr.main([*arguments, f"train.total_iter={total}"])
@@ -422,10 +424,15 @@ for number, total in enumerate((2, 3)):
 
 
 def test_two_processes_are_one_with_twice_the_batch(lab: Path, tmp_path: Path) -> None:
-    """Under torchrun, with accumulation; two iterations, then the same command up to three. A large eps keeps AdamW from blowing up rounding."""
+    """Under torchrun, with accumulation: one iteration, then the same command up to three.
+
+    A large eps keeps AdamW from enlarging rounding where a gradient is next to nothing; DISTS is used without edges, whose gradient
+    turns so fast that rounding alone grows thirtyfold an iteration (in one process, too).
+    """
     same = ["train.grad_clip=null", "train.optim_g.eps=1e-2", "train.optim_d.eps=1e-2", "train.scheduler={type: constant, warmup_iter: 0}"]
-    same += ["train.optim_g.lr=1e-2", "train.optim_d.lr=1e-2", "logger.save_checkpoint_freq=1000"]
-    alone = train(lab, tmp_path / "alone", *same, "datasets.train.batch_size_per_gpu=8", "train.total_iter=3")
+    same += ["train.optim_g.lr=1e-4", "train.optim_d.lr=1e-4", "logger.keep_last=9", "train.perceptual.type=dists"]
+    whole = ["datasets.train.batch_size_per_gpu=8", "logger.save_checkpoint_freq=1", "train.total_iter=3"]
+    alone = train(lab, tmp_path / "alone", *same, *whole)
     (tmp_path / "driver.py").write_text(DRIVER)
     together = [*same, "datasets.train.batch_size_per_gpu=2", "train.accumulate=2", "num_gpu=2"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
@@ -435,22 +442,22 @@ def test_two_processes_are_one_with_twice_the_batch(lab: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-3000:]
 
     run = tmp_path / "two/experiments/run"
-    assert [line["iter"] for line in logged(run)] == [1, 2, 3] and f"resuming {run / 'training_states/2'}" in (
-        run / "train_run.log"
-    ).read_text()
-    ours, theirs = tensors_of(run / "training_states/3"), tensors_of(alone / "training_states/3")
+    assert f"resuming {run / 'training_states/1'}" in (run / "train_run.log").read_text()
+    for mine, single in zip(logged(run), logged(alone), strict=True):
+        for name in ("iter", "mse", "perceptual", "loss_g", "loss_d", "real_logits", "fake_logits", "gradient_g", "gradient_d"):
+            assert mine[name] == pytest.approx(single[name], rel=1e-3, abs=1e-5), (name, mine["iter"])
     start = train_d3sr.build_run(options_of(lab, tmp_path), MAIN)
     fresh = {f"generator.{name}": p for name, p in start.generator.trainable().items()}
     fresh |= {f"discriminator.{name}": p for name, p in start.discriminator.trainable().items()}
-    assert ours.keys() == theirs.keys() > fresh.keys()
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
-    for player in ("generator", "discriminator"):
-        moved = [(theirs[name] - value).abs().max().item() for name, value in fresh.items() if name.startswith(player)]
-        assert max(moved) > 1e-4, f"{player} hardly moved, so nothing was compared"
-    for mine, single in zip(logged(run), logged(alone), strict=True):
-        for name in ("mse", "perceptual", "loss_g", "loss_d", "real_logits", "fake_logits", "gradient_g", "gradient_d"):
-            assert mine[name] == pytest.approx(single[name], rel=2e-3, abs=1e-4), name
+    for iteration, tolerance in ((1, 1e-4), (3, 1e-3)):
+        ours, theirs = (tensors_of(folder / f"training_states/{iteration}") for folder in (run, alone))
+        assert ours.keys() == theirs.keys() > fresh.keys()
+        for part in ("generator.", "discriminator.", "optimizer_g.", "optimizer_d."):
+            names = [name for name in theirs if name.startswith(part) and not name.endswith(".step")]
+            apart = max((ours[name] - theirs[name]).abs().max().item() for name in names)
+            moved = max((theirs[name] - fresh.get(name, 0)).abs().max().item() for name in names)
+            one_ulp = 2**-23  # of a weight near 1
+            assert moved > 5e-5 and apart < tolerance * moved + 2 * one_ulp, f"{part} {apart} apart after {moved}, iteration {iteration}"
 
 
 @pytest.mark.parametrize(
@@ -489,7 +496,7 @@ def test_a_launcher_without_torchrun_and_a_missing_option_file_are_mistakes_too(
 
 def test_debug_is_eight_iterations_and_a_dry_run_writes_nothing(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert train_d3sr.main([*settings(lab, tmp_path), "--dry-run"]) == 0
-    assert "all found" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
+    assert "What would be loaded" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
     arguments = [argument for argument in settings(lab, tmp_path) if not argument.startswith(("train.total_iter", "logger."))]
     assert train_d3sr.main([*arguments, "--debug"]) == 0
     run = tmp_path / "experiments/run"
