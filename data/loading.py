@@ -17,6 +17,9 @@ def endless_batches(
     """Batches of `HRCrops` or `PairedCrops` (see `collate`), pictures on `device`, made by `workers` processes.
 
     warn: told of every image that could not be read, with a running count; another one stands in its place.
+
+    Raises:
+        ValueError: so many files in a row cannot be read that the disk or the folder must be gone.
     """
     loader = DataLoader(
         dataset,
@@ -27,8 +30,12 @@ def endless_batches(
         pin_memory=device.type == "cuda",
         worker_init_fn=_single_threaded,
     )
-    unreadable = 0
-    for batch in loader:
+    unreadable, batches = 0, iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except ValueError as error:  # from a loader process it comes with the whole traceback around it
+            raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
         for line in batch["skipped"]:
             unreadable += 1
             warn(f"unreadable, another image taken ({unreadable} so far): {line}")

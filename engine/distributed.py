@@ -1,6 +1,7 @@
 """One process or many: everything torch.distributed, so that the training loop reads the same on 1 and on N devices."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -82,7 +83,10 @@ def parallel(module: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return module
     device_ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():
+        # torch 2.15 renamed broadcast_buffers; older ones know no other name.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def synchronised(module: nn.Module, last: bool) -> AbstractContextManager:

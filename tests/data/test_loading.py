@@ -69,3 +69,13 @@ def test_unreadable_files_are_named_and_counted(folder: Path, workers: int) -> N
     assert told == [f"unreadable, another image taken ({number} so far): {line}" for number, line in enumerate(expected, start=1)]
     assert len(told) >= 3 and all(str(broken) in line for line in told), "15 samples are 3 rounds through 5 files"
     assert all(str(broken) not in batch["path"] for batch in found)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_folder_that_goes_away_is_one_clear_error(folder: Path, workers: int) -> None:
+    dataset = crops(folder)
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"^sample \d: 10 files in a row could not be read; check the disk") as caught:
+        batches(dataset, 1, workers=workers)
+    assert "Traceback" not in str(caught.value) and str(folder) in str(caught.value)
