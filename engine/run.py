@@ -74,6 +74,7 @@ def save_run(run: Run, folder: Path, keep_last: int) -> None:
     values = {
         "skipped_steps": run.skipped_steps,
         "metrics": run.metrics,
+        "release": run.release,
         "noising": run.noising.state_dict() if run.noising is not None else {},
         "noising_kind": type(run.noising).__name__,
         "scalers": {player: scaler.state_dict() for player, scaler in run.scalers.items()},
@@ -96,6 +97,8 @@ def resume_run(run: Run, state: Path) -> None:
     Raises:
         ValueError: the state belongs to other options.
     """
+    values = read_values(state)
+    _refuse_another_model(run.release, values["release"], state)
     copy_tensors(run.generator.trainable(), read_tensors(state, "generator"), "generator")
     if run.discriminator is not None:
         copy_tensors(run.discriminator.trainable(), read_tensors(state, "discriminator"), "discriminator")
@@ -105,11 +108,10 @@ def resume_run(run: Run, state: Path) -> None:
         # Its moments only: weight decay, betas and eps are what the options say now, as the learning rate is.
         moments = read_optimizer(state, f"optimizer_{player}")["state"]
         optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    values = read_values(state)
     run.iteration, run.skipped_steps, run.metrics = values["iteration"], values["skipped_steps"], values["metrics"]
     if run.noising is not None:
         kind = type(run.noising).__name__
-        if values.get("noising_kind", kind) != kind:
+        if values["noising_kind"] != kind:
             raise ValueError(
                 f"{state} was trained against another network_d.type ({values['noising_kind']}): use a new `name`, or path.resume: false"
             )
@@ -117,3 +119,13 @@ def resume_run(run: Run, state: Path) -> None:
     for player, scaler in run.scalers.items():
         if values["scalers"][player]:  # empty where the precision was not fp16 then
             scaler.load_state_dict(values["scalers"][player])
+
+
+def _refuse_another_model(now: dict[str, Any], then: dict[str, Any], state: Path) -> None:
+    # Where the base lies may change; what it is may not, and neither may what the weights mean.
+    for key in set(now) - {"base", "revision", "vae"}:
+        before = tuple(then[key]) if isinstance(now[key], tuple) else then[key]
+        if before != now[key]:
+            raise ValueError(
+                f"{state} was trained with {key} {then[key]}, the options now say {now[key]}: use a new `name`, or path.resume: false"
+            )

@@ -113,6 +113,8 @@ class TrainOptions:
         check(known, f"num_gpu must be auto or at least 1 (for a CPU say device: cpu), got {self.num_gpu}")
         size = self.datasets.train.gt_size
         check(size % self.scale == 0, f"datasets.train.gt_size must be a multiple of scale {self.scale}, got {size}")
+        shift = self.train.perceptual.shift
+        check(shift <= size // 2, f"train.perceptual.shift must be at most half of gt_size {size}, got {shift}")
         fits = self.train.precision != "fp16" or self.device != "cpu"
         check(fits, "train.precision: expected fp32 or bf16 with device: cpu, got fp16")
         compared = [name for name, metric in self.val.metrics.items() if metric.needs_gt]

@@ -89,6 +89,20 @@ def test_a_resumed_run_is_the_run_that_was_saved(base: Path, tmp_path: Path, tra
     assert everything(resumed) == everything(run)
 
 
+@pytest.mark.parametrize("key", ["timestep", "alpha", "base_fingerprint"])
+def test_a_state_of_another_model_is_refused_by_name(base: Path, tmp_path: Path, key: str) -> None:
+    run = make_run(base)
+    run.release = {"timestep": 100, "alpha": 2, "targets": ("to_q",), "base": "here", "base_fingerprint": "abc"}
+    save_run(run, tmp_path, keep_last=3)
+    state = newest_intact_state(tmp_path / "training_states", pytest.fail)
+    moved = make_run(base)
+    moved.release = {**run.release, "base": "the same base, elsewhere"}
+    resume_run(moved, state)
+    moved.release[key] = "something else"
+    with pytest.raises(ValueError, match=f"was trained with {key} .*something else.*path.resume: false"):
+        resume_run(moved, state)
+
+
 def test_what_is_written_is_what_trains(base: Path, tmp_path: Path) -> None:
     run = make_run(base)
     frozen = {name for name, p in [*run.generator.named_parameters(), *run.discriminator.named_parameters()] if not p.requires_grad}
@@ -157,7 +171,7 @@ def test_what_was_just_released_is_never_removed(base: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("saved", "resumed", "named"),
     [
-        ({"train": "full"}, {"train": "lora"}, "saved generator does not fit"),
+        ({"train": "full"}, {"train": "lora"}, "was trained with train full.*now say lora"),
         ({"rank": 2}, {"rank": 3}, "saved generator does not fit.*lora_A"),
         ({"ema": False}, {"ema": True}, "holds no average"),
         ({"kind": None}, {"kind": "noise_aware"}, "holds no discriminator"),

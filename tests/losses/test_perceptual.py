@@ -1,10 +1,11 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from losses.dists import DISTS
 from losses.ea_dists import EdgeAware
 from losses.lpips_loss import LPIPS, UniformLPIPS
-from losses.perceptual import PERCEPTUAL, build_perceptual
+from losses.perceptual import PERCEPTUAL, build_perceptual, shifted_distance
 
 
 def test_the_rows_of_table_5():
@@ -40,3 +41,20 @@ def test_wrong_choices_are_named():
         build_perceptual("lpips", backbone="alex")
     with pytest.raises(ValueError, match="f5e65c96"):
         build_perceptual("ea_dists", backbone_weights="random")
+
+
+def test_a_shift_moves_both_images_alike_and_by_every_offset() -> None:
+    sr, hr = torch.rand(2, 2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    seen = set()
+    for seed in range(60):
+        crops: list[torch.Tensor] = []
+        shifted_distance(lambda a, b, crops=crops: crops.extend((a, b)), 2, seed)(sr, hr)
+        assert crops[0].shape == crops[1].shape == (2, 3, 10, 8)
+        places = [(y, x) for y in range(3) for x in range(3) if torch.equal(crops[0], sr[..., y : y + 10, x : x + 8])]
+        assert torch.equal(crops[1], hr[..., places[0][0] : places[0][0] + 10, places[0][1] : places[0][1] + 8])
+        seen.add(places[0])
+    assert len(seen) == 9
+
+
+def test_no_shift_is_the_distance_itself() -> None:
+    assert shifted_distance(F.mse_loss, 0, 0) is F.mse_loss and shifted_distance(None, 5, 0) is None

@@ -97,6 +97,7 @@ def test_keys_of_a_test_that_others_rely_on(assignment: str) -> None:
         ("train.scheduler.milestones=[5]", "train.scheduler.milestones: expected none with type constant"),
         ("train.scheduler.warmup_iter=100001", "train.scheduler.warmup_iter: must not exceed total_iter"),
         ("datasets.train.gt_size=510", "datasets.train.gt_size: must be a multiple of scale 4, got 510"),
+        ("train.perceptual.shift=300", "train.perceptual.shift: must be at most half of gt_size 512, got 300"),
         ("datasets.train.dataroot_gt=[]", "datasets.train.dataroot_gt: must name at least one"),
         ("datasets.train.dataroot_gt=[{path: a, weight: 0}]", "datasets.train.dataroot_gt[0].weight: must be above 0"),
         ("datasets.train={dataroot_gt: [a], dataroot_lq: b}", "datasets.train.dataroot_gt: expected one folder or list"),
