@@ -167,10 +167,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"weights: there is no file {path}")
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:  # all mean a damaged file
         raise ValueError(f"weights: {path} cannot be read as a plain state dict ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
