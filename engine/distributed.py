@@ -94,12 +94,6 @@ def synchronised(module: nn.Module, last: bool) -> AbstractContextManager:
     return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
-def barrier() -> None:
-    """Waits for every process."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def mean_over_ranks(values: Tensor, world: World) -> Tensor:
     """Average of a tensor over all processes."""
     if world.size > 1:
