@@ -2,34 +2,19 @@
 
 import os
 import re
-import secrets
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from data.image_files import DECODE_ERRORS, orientation, reason, scale_grey, whole_file
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
-# Everything that Pillow's decoders are known to raise on damaged bytes (broken PNG chunks, for one, are a SyntaxError).
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _LIST_SIZE = re.compile(r"\s+\(\d+\s*,\s*\d+(\s*,\s*\d+)?\)$")
 
 
@@ -53,18 +38,19 @@ def read_image(path: str | Path) -> np.ndarray:
         with Image.open(path) as image:
             image.load()
             return _to_rgb(_upright(image))
-    except _DECODE_ERRORS as error:
-        raise ValueError(f"{path}: {_reason(path, error)}") from error
+    except DECODE_ERRORS as error:
+        raise ValueError(f"{path}: {reason(path, error)}") from error
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels of the upright image, from the header alone. Raises ValueError as `read_image` does."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            return (width, height) if _orientation(image) >= 5 else (height, width)
-    except _DECODE_ERRORS as error:
-        raise ValueError(f"{path}: {_reason(path, error)}") from error
+            # Pillow has begun to give the size of TIFFs, and of no other format, upright.
+            width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            return (width, height) if orientation(image) >= 5 else (height, width)
+    except DECODE_ERRORS as error:
+        raise ValueError(f"{path}: {reason(path, error)}") from error
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -77,14 +63,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         raise ValueError(f"{path}: images are written as PNG; choose a name that ends in .png")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}; see to_uint8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
@@ -104,45 +84,14 @@ def to_uint8(image: Tensor) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """uint8 RGB (H, W, 3) of a decoded image in any of Pillow's modes."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return np.repeat(_deep_grey_to_uint8(image)[:, :, None], 3, axis=2)
+        return np.repeat(scale_grey(image, white=255).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA", "La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _deep_grey_to_uint8(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8 of 16-bit grey (Pillow's I;16 and I, 0..65535) or of float grey (F, 0..1), scaled: Pillow's own convert clips."""
-    values = np.asarray(image).astype(np.float64)
-    white = 1.0 if image.mode == "F" else 65535.0
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= white):
-        raise ValueError(f"its values lie in {low:g}..{high:g}, outside of 0..{white:g}; save it as 8- or 16-bit")
-    return np.floor(values / white * 255 + 0.5).astype(np.uint8)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1..8. Damaged EXIF data counts as upright (1): the pixels are still good."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DECODE_ERRORS:
-        return 1
-
-
 def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-
-
-def _reason(path: str | Path, error: Exception) -> str:
-    """Why a file could not be read, in words for its owner."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, OSError) and error.strerror:
-        return f"could not be opened ({error.strerror})"
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        return "the file is empty (0 bytes)"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow can read"
-    return f"broken or truncated image ({error or type(error).__name__})"
+    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
 
 
 def list_images(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:

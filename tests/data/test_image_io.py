@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from data import image_io
 from data.image_io import ImageFile, image_size, list_images, read_image, read_list, to_tensor, to_uint8, write_image
@@ -217,3 +217,13 @@ def test_nothing_to_read_is_an_error_that_names_the_path(tmp_path: Path) -> None
     for path, reason in reasons.items():
         with pytest.raises(ValueError, match=rf"{path}: {reason}"):
             list_images(tmp_path / path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["tif", "jpg", "png", "webp"])
+def test_the_size_is_that_of_the_upright_image(tmp_path, orientation, extension):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (20, 10)).save(tmp_path / f"a.{extension}", exif=exif)
+    assert image_size(tmp_path / f"a.{extension}") == read_image(tmp_path / f"a.{extension}").shape[:2]
+    assert image_size(tmp_path / f"a.{extension}") == ((20, 10) if orientation >= 5 else (10, 20))
