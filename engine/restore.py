@@ -1,71 +1,114 @@
-"""One picture restored: enlarge, pad, (tiled) network, crop, colour fix."""
+"""Pictures restored: the network's rows, the colour fix, alpha, and what happens when memory runs out."""
 
-import math
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
-from torch.nn import functional
 
-from engine.color_fix import fix_color
-from engine.tiling import restore_tiled
+from engine.alpha import fill_hidden_colors, within_neighbours
+from engine.color_fix import fix_rows
+from engine.tile_size import largest_tile, with_smaller_tiles
+from models.arrays import Canvas, to_batch
+from models.enlarged import Enlarged
+from models.generator import Generator
+from models.restoring import output_size, restore_rows
+
+Warn = Callable[[str], None]
 
 
-class Restorer(Protocol):
-    """What is asked of a network here; `models.generator.Generator` is one. Pictures are (N, 3, H, W) in [-1, 1]."""
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """How pictures are restored; all in pixels of the output.
+
+    tile "auto" takes the largest tile for which the memory suffices, and a smaller one when it does not after all; 0 is the whole picture.
+    """
 
     scale: float
-    size_multiple: int
-
-    def upsample(self, lr: torch.Tensor, size: tuple[int, int]) -> torch.Tensor: ...
-
-    def restore(self, lr_up: torch.Tensor) -> torch.Tensor: ...
+    tile: int | Literal["auto"] = 1024
+    tile_overlap: int = 64
+    color_fix: str = "none"
 
 
-def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """(height, width) of the restored picture: Python's round(scale * side), at least one pixel."""
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def restore_array(generator: Generator, image: np.ndarray, how: Restoration, warn: Warn) -> np.ndarray:
+    """A picture (H, W, 1 or 3), uint8 or uint16, restored to round(scale H) x round(scale W), same channels and dtype.
 
-
-def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
-    """image (N, C, H, W) extended at the bottom and the right until both sides are multiples of `multiple`.
-
-    Each axis is reflected where the picture is large enough for that, and its last line is replicated otherwise.
+    Memory is that of a row of tiles, of LR and of the result (with color_fix adain also the whole result in float32).
+    Raises ValueError for a result that is not finite, and what the device raises when its memory is too small.
     """
-    height, width = image.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    image = functional.pad(image, (0, 0, 0, bottom), mode="reflect" if bottom < height else "replicate")
-    return functional.pad(image, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    lr = to_batch(image).to(generator.prompt_embedding.device) * 2 - 1
+    size = output_size(*lr.shape[-2:], how.scale)
+    canvas = Canvas(image, size)
+
+    @torch.inference_mode()
+    def fill(tile: int) -> np.ndarray:
+        rows = restore_rows(generator, lr, size, tile=tile, overlap=min(how.tile_overlap, tile // 2), warn=warn)
+        for top, fixed in fix_rows(rows, Enlarged(lr, size), how.color_fix):
+            canvas.put(top, (fixed + 1) / 2)
+        return canvas.image
+
+    if how.tile != "auto":
+        return fill(how.tile)
+    return with_smaller_tiles(fill, largest_tile(generator, size), warn)
 
 
-def _grid_tiles(tile: int, overlap: int, multiple: int) -> tuple[int, int]:
-    """Tile and overlap rounded up to the network's grid, so that every tile is cut where the whole picture would be."""
-    return math.ceil(tile / multiple) * multiple, math.ceil(overlap / multiple) * multiple
+def restore_alpha(generator: Generator, alpha: np.ndarray, how: Restoration, warn: Warn) -> np.ndarray:
+    """An alpha channel (H, W), restored as a grey picture of its own, held between the values that LR has around each pixel.
+
+    So what is wholly opaque or transparent stays so. Errors as `restore_array`.
+    """
+    height, width = output_size(*alpha.shape, how.scale)
+    if alpha.min() == alpha.max():
+        return np.full((height, width), alpha.flat[0], alpha.dtype)
+    restored = restore_array(generator, alpha[..., None], how, warn)[..., 0]
+    return within_neighbours(restored, alpha)
+
+
+def restore_with_alpha(
+    generator: Generator, pixels: np.ndarray, alpha: np.ndarray | None, how: Restoration, warn: Warn
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture (H, W, 1 or 3) and its alpha channel (H, W) if there is one, restored apart from each other.
+
+    Colours that transparency hides are replaced by their visible neighbours' before, so that they leave no fringe.
+    """
+    if alpha is None:
+        return restore_array(generator, pixels, how, warn), None
+    return restore_array(generator, fill_hidden_colors(pixels, alpha), how, warn), restore_alpha(generator, alpha, how, warn)
+
+
+def enlarge_array(image: np.ndarray, scale: float) -> np.ndarray:
+    """What the network is given, for comparison: the bicubic enlargement, as `restore_array` returns its result."""
+    lr = to_batch(image) * 2 - 1
+    size = output_size(*lr.shape[-2:], scale)
+    canvas, picture = Canvas(image, size), Enlarged(lr, size)
+    for top in range(0, size[0], 1024):
+        bottom = min(top + 1024, size[0])
+        canvas.put(top, (picture.window(top, bottom, 0, size[1]) + 1) / 2)
+    return canvas.image
+
+
+def as_rgb8(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 1 or 3) uint8 or uint16 as uint8 (H, W, 3), 16 bit rounded, for metrics and sheets."""
+    levels = pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
 
 
 @torch.inference_mode()
 def restore_picture(
-    generator: Restorer,
-    lr: torch.Tensor,
-    *,
-    scale: float | None = None,
-    tile: int = 0,
-    tile_overlap: int = 64,
-    color_fix: str = "none",
+    generator: Generator, lr: torch.Tensor, *, tile: int = 0, tile_overlap: int = 64, color_fix: str = "none"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The restored picture and, for comparison, exactly the enlarged picture that the network was given.
+    """For validation: lr (1, 3, h, w) in [0, 1] restored at the generator's own scale, and the enlarged picture that it was given.
 
-    lr: (N, 3, h, w) in [0, 1] on the generator's device. scale: None for the generator's own, else any positive number.
-    tile, tile_overlap: output pixels, rounded up to generator.size_multiple; tile 0 is the whole picture at once.
-    The network computes in its own precision; what is summed over tiles and all colour arithmetic is float32.
-    Returns (sr, lr_up), both (N, 3, round(scale h), round(scale w)) float32 in [0, 1].
-    Raises ValueError for options that make no sense and for a result that is not finite (which half precision can give).
+    Returns (sr, lr_up), both (1, 3, scale h, scale w) float32 in [0, 1]. Raises ValueError for a result that is not finite.
     """
-    size = output_size(*lr.shape[-2:], generator.scale if scale is None else scale)
-    tile, tile_overlap = _grid_tiles(tile, tile_overlap, generator.size_multiple)
-    lr_up = generator.upsample(lr.float() * 2 - 1, size)
-    padded = pad_to_multiple(lr_up, generator.size_multiple)
-    sr = restore_tiled(generator.restore, padded, tile, tile_overlap)[..., : size[0], : size[1]]
-    if not torch.isfinite(sr).all():
-        raise ValueError("the network's output is not finite; half precision can do that, precision: fp32 does not")
-    sr = fix_color(sr, lr_up, color_fix)
-    return ((sr + 1) / 2).clamp(0, 1), ((lr_up + 1) / 2).clamp(0, 1)
+    lr = lr.float() * 2 - 1
+    size = output_size(*lr.shape[-2:], generator.scale)
+    picture = Enlarged(lr, size)
+    rows = restore_rows(generator, lr, size, tile=tile, overlap=min(tile_overlap, tile // 2), warn=_ignore)
+    sr = torch.cat([part for _, part in fix_rows(rows, picture, color_fix)], dim=-2)
+    return ((sr + 1) / 2).clamp(0, 1), (picture.window(0, size[0], 0, size[1]) + 1) / 2
+
+
+def _ignore(message: str) -> None:
+    """Validation reports what it scored; that a tile took two attempts is not part of it."""

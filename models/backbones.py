@@ -35,6 +35,11 @@ class Autoencoder(nn.Module):
         return self.model.latent_channels if isinstance(self.model, BlockTransform) else self.model.config.latent_channels
 
     @property
+    def is_blockwise(self) -> bool:
+        """Whether a latent position and its own block of pixels are all that each other depend on."""
+        return isinstance(self.model, BlockTransform)
+
+    @property
     def factor(self) -> int:
         """Pixels per latent position along each side: 8 for Stable Diffusion, the block size for a BlockTransform."""
         if isinstance(self.model, BlockTransform):

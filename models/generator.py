@@ -4,9 +4,10 @@ From a program of your own:
 
     from models.generator import load_generator
     generator = load_generator("weights/d3sr-tiny")
-    sr, _ = generator(lr)        # (N, 3, h, w) in [-1, 1] -> (N, 3, 4h, 4w)
+    sr = generator.upscale(lr)   # uint8 (h, w, 3) -> uint8 (4h, 4w, 3); grey, 16 bit, floats and tensors likewise
 """
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -21,9 +22,12 @@ from models.diffusion import predict_z0
 from models.lora import LORA_FILE, LORA_TARGETS, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
 from models.pretrained_files import said_of
 from models.prompt import initial_prompt
+from models.restoring import Image, upscale
 
 CONFIG_FILE = "config.json"
 GENERATOR_FILE = "generator.safetensors"
+MERGED = "merged"
+"""`train` in the config.json of a folder that tools/export.py wrote: whole in itself, adapters in the weights of its unet/."""
 
 
 class Generator(nn.Module):
@@ -53,11 +57,27 @@ class Generator(nn.Module):
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
         self.timestep = timestep
         self.scale = scale
+        self._in_float32: list[Generator] = []  # in a list, so that it is no submodule
 
     @property
     def size_multiple(self) -> int:
         """Both sides of an output picture must be multiples of this many pixels."""
         return self.autoencoder.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet's weights."""
+        return self.unet.conv_in.weight.dtype
+
+    def in_float32(self) -> "Generator":
+        """This generator if its weights are float32 (or finer), else a float32 copy of it, made once and kept."""
+        if torch.finfo(self.dtype).bits >= 32:
+            return self
+        if not self._in_float32:
+            copied = copy.deepcopy(self)
+            cast(copied, torch.float32)
+            self._in_float32.append(copied)
+        return self._in_float32[0]
 
     def upsample(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Bicubic (a = -0.75, no antialiasing) to `size` = (H, W), clamped to [-1, 1]."""
@@ -92,6 +112,23 @@ class Generator(nn.Module):
     def restore(self, lr_up: Tensor) -> Tensor:
         """Restores pictures that already have the output's size: (N, 3, H, W) in [-1, 1] -> the same, clamped."""
         return self.autoencoder.decode(self.denoise(self.encode(lr_up))).float().clamp(-1.0, 1.0)
+
+    def upscale(self, image: Image, *, scale: float | None = None, tile: int = 1024, tile_overlap: int = 64) -> Image:
+        """One picture restored, whatever its size, with memory that the tile bounds.
+
+        Args:
+            image: array (H, W), (H, W, 1) or (H, W, 3), or tensor (1 or 3, H, W), with or without a batch dimension of one; RGB or grey;
+                uint8, uint16, or float in [0, 1].
+            scale: any positive number; None for the generator's own.
+            tile, tile_overlap: pixels of the output; tile 0 is the whole picture at once.
+
+        Returns:
+            The same kind of object as `image`, round(scale H) x round(scale W).
+
+        Raises:
+            ValueError: no such picture, or a result that is not finite.
+        """
+        return upscale(self, image, scale=scale, tile=tile, tile_overlap=tile_overlap)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes, by name: the prompt embedding, and the adapters or the whole UNet."""
@@ -174,8 +211,18 @@ def read_generator_config(path: str | Path) -> dict:
 
 
 def base_of(path: str | Path, config: dict, base: str | None = None) -> str:
-    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from."""
+    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from.
+
+    A merged folder is its own base, whatever is told: what it was trained on is no longer needed and would undo the training.
+    """
+    if config["train"] == MERGED:
+        return str(path)
     return base or (str(path) if (Path(path) / "unet" / "config.json").is_file() else config["base"])
+
+
+def revision_of(config: dict, source: str, revision: str | None = None) -> str | None:
+    """Of the base model on the hub: as told, else the one it was trained from, if `source` is that base."""
+    return config.get("revision") if revision is None and source == config["base"] else revision
 
 
 def load_generator(
@@ -184,8 +231,8 @@ def load_generator(
     """A trained generator in eval mode, adapters merged into the UNet in float32.
 
     Args:
-        path: folder with config.json: a release, or experiments/NAME/models/NAME_ITER.
-        base: folder or hub id of the base model, where it is not the one the folder names.
+        path: folder with config.json: a release, experiments/NAME/models/NAME_ITER, or a merged one of tools/export.py.
+        base: folder or hub id of the base model, where it is not the one the folder names. A merged folder needs none.
         revision: of the base on the hub; None for the one it was trained from.
         dtype: of all weights after merging.
 
@@ -194,15 +241,14 @@ def load_generator(
     """
     config = read_generator_config(path)
     source = base_of(path, config, base)
-    if revision is None and source == config["base"]:
-        revision = config.get("revision")
+    revision = revision_of(config, source, revision)
     if config.get("base_fingerprint") not in (None, base_fingerprint(source, revision)):
         raise ValueError(f"'{path}' was trained on another base than '{source}' ({config['base']}): set network_g.pretrained to that one")
     state = _read_generator_tensors(path)
     unet = load_unet(source, revision)
     if config["train"] == "full":
         unet.load_state_dict({name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")})
-    else:
+    elif config["train"] != MERGED:
         merge_lora(unet, *read_lora(Path(path) / LORA_FILE))
     vae = config.get("vae")
     autoencoder = load_autoencoder(vae or source, None if vae else revision, subfolder="" if vae else "vae")
@@ -229,9 +275,14 @@ def load_trained(generator: Generator, path: str | Path) -> None:
     """Starts a generator that is about to be trained from the weights of an earlier run (path.pretrain_network_g).
 
     Raises:
-        ValueError: it was trained in another way, or with other sizes.
+        ValueError: it was trained in another way, or with other sizes, or is a merged folder.
     """
     config = read_generator_config(path)
+    if config["train"] == MERGED:
+        raise ValueError(
+            f"'{path}' is a merged model, whose LoRA cannot be taken out again: set path.pretrain_network_g to the folder it was "
+            "exported from, or network_g.pretrained to this one to train a new LoRA on it"
+        )
     state = _read_generator_tensors(path)
     own = full_state(generator)
     if set(state) != set(own) or (config["train"] == "lora") != bool(lora_parameters(generator.unet)):

@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy.ndimage import convolve
 
-from engine.color_fix import adain, fix_color, low_frequencies, wavelet
+from engine.color_fix import adain, fix_color, fix_rows, low_frequencies, wavelet, ycbcr
+from models.enlarged import Enlarged
 
 
 def picture(seed: int, height: int = 80, width: int = 97) -> torch.Tensor:
@@ -49,7 +50,29 @@ def test_wavelet_keeps_the_detail_of_sr():
     torch.testing.assert_close((fixed - reference)[middle], detail[middle], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["wavelet", "adain"])
+def test_ycbcr_takes_luma_from_one_and_chroma_from_the_other():
+    to_ycbcr = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # JPEG (JFIF 1.02)
+    sr, reference = picture(1), picture(2)
+    expected = torch.einsum("ij,njhw->nihw", to_ycbcr, reference)
+    expected[:, 0] = torch.einsum("j,njhw->nhw", to_ycbcr[0], sr)
+    torch.testing.assert_close(torch.einsum("ij,njhw->nihw", to_ycbcr, ycbcr(sr, reference)), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["none", "wavelet", "adain", "ycbcr"])
+@pytest.mark.parametrize("strips", [[80], [1] * 80, [31, 1, 48], [5, 40, 30, 5], [70, 10]])
+def test_rows_are_fixed_as_the_whole_is(kind, strips):
+    sr, reference = picture(1), picture(2)
+    ends = np.cumsum(strips)
+    rows = ((int(end) - size, sr[..., end - size : end, :]) for size, end in zip(strips, ends, strict=True))
+    parts, bottom = [], 0
+    for top, part in fix_rows(rows, Enlarged(reference, (80, 97)), kind):
+        assert top == bottom
+        bottom += part.shape[-2]
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, -2), fix_color(sr, reference, kind), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["wavelet", "adain", "ycbcr"])
 def test_the_reference_itself_is_left_alone(kind):
     torch.testing.assert_close(fix_color(picture(4), picture(4), kind), picture(4), rtol=0, atol=1e-5)
 
@@ -71,7 +94,7 @@ def test_tiny_and_flat_pictures_stay_finite(kind, size):
 
 def test_none_changes_nothing_and_mistakes_are_named():
     assert fix_color(picture(7), picture(8), "none").equal(picture(7))
-    with pytest.raises(ValueError, match="wavelet, adain.*'ycbcr'"):
-        fix_color(picture(7), picture(8), "ycbcr")
+    with pytest.raises(ValueError, match="wavelet, adain.*'lab'"):
+        fix_color(picture(7), picture(8), "lab")
     with pytest.raises(ValueError, match="unpadded"):
         fix_color(picture(7), picture(8, 96, 128), "wavelet")

@@ -3,29 +3,36 @@
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.image_io import to_uint8
 from engine.distributed import World
 from engine.validation import SHEET_ROWS, Validated, validate
+from models.backbones import Autoencoder
+from models.block_transform import BlockTransform
+from models.generator import Generator
 from tests.engine.test_distributed import in_processes
+from tests.models.test_restoring import stub
 
 MAIN = World(0, 1, torch.device("cpu"))
 
 
-class Brighter:
-    """Enlarges by repeating pixels and adds 0.1 (of [-1, 1])."""
+class Brighter(BlockTransform):
+    """An autoencoder that adds 0.1 (of [-1, 1])."""
 
-    scale, size_multiple = 2, 8
+    def decode(self, z: Tensor) -> Tensor:
+        return super().decode(z) + 0.1
 
-    def upsample(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        return nn.functional.interpolate(lr, size=size, mode="nearest")
 
-    def restore(self, lr_up: Tensor) -> Tensor:
-        return (lr_up + 0.1).clamp(-1, 1)
+def brighter() -> Generator:
+    """Enlarges by two and adds 0.1: its UNet does nothing."""
+    generator = stub(Autoencoder(Brighter(4)))
+    generator.scale = 2
+    return generator
 
 
 @dataclass
@@ -55,15 +62,16 @@ def run(world: World, dataset: list[dict[str, Any]], metrics: list[MeanDifferenc
     kept: dict[str, np.ndarray] = {}
     told: list[str] = []
     result = validate(
-        Brighter(), dataset, metrics, world, tile=0, color_fix="none", to_uint8=to_uint8, keep=kept.__setitem__, warn=told.append
+        brighter(), dataset, metrics, world, tile=0, color_fix="none", to_uint8=to_uint8, keep=kept.__setitem__, warn=told.append
     )
     return result, kept, told
 
 
 def by_hand(dataset: list[dict[str, Any]]) -> list[np.ndarray]:
-    """(LR repeated) + 0.05 in [0, 1], to the nearest level."""
-    enlarged = [item["lr"].double().repeat_interleave(2, 1).repeat_interleave(2, 2) for item in dataset]
-    return [((lr + 0.05).clamp(0, 1) * 255 + 0.5).floor().permute(1, 2, 0).numpy().astype(np.uint8) for lr in enlarged]
+    """OpenCV's bicubic of LR, + 0.05 in [0, 1], to the nearest level."""
+    lrs = [item["lr"].permute(1, 2, 0).numpy() for item in dataset]
+    enlarged = [cv2.resize(lr, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC).clip(0, 1) for lr in lrs]
+    return [((image + 0.05).clip(0, 1) * 255 + 0.5).astype(np.uint8) for image in enlarged]
 
 
 def test_every_picture_is_restored_kept_and_scored() -> None:

@@ -1,0 +1,60 @@
+"""The network's input, looked at window by window: LR enlarged to the output's size, which never exists as a whole."""
+
+import torch
+from torch import Tensor
+
+CUBIC = -0.75  # the a of torch's and OpenCV's bicubic
+
+
+class Enlarged:
+    """A bicubic enlargement, as `Generator.upsample` computes it, extended at the bottom and the right to whole multiples.
+
+    Each axis is reflected where the picture is large enough for that, and its last line is replicated otherwise.
+
+    Args:
+        lr: (1, C, h, w) in [-1, 1].
+        size: (H, W) of the enlarged picture.
+        multiple: `height` and `width`, the extended size, are the next multiples of it.
+    """
+
+    def __init__(self, lr: Tensor, size: tuple[int, int], multiple: int = 1):
+        self.lr = lr
+        self.rows, self.columns = (extended(side, side + -side % multiple) for side in size)
+        self.size = size
+        self.height, self.width = len(self.rows), len(self.columns)
+
+    def window(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """(1, C, bottom - top, right - left) in [-1, 1], on lr's device, in lr's dtype."""
+        rows, above, below = _weights(self.rows[top:bottom], self.size[0], self.lr.shape[-2])
+        columns, first, last = _weights(self.columns[left:right], self.size[1], self.lr.shape[-1])
+        source = self.lr[..., above:below, first:last]
+        return (rows.to(source) @ (source @ columns.to(source).T)).clamp(-1.0, 1.0)
+
+
+def extended(size: int, full: int) -> Tensor:
+    """(full,) pixel of an axis of `size` pixels that each position of the extended axis shows."""
+    positions = torch.arange(full)
+    beyond = 2 * (size - 1) - positions if full - size < size else torch.full_like(positions, size - 1)
+    return torch.where(positions < size, positions, beyond)
+
+
+def _weights(positions: Tensor, size: int, lr_size: int) -> tuple[Tensor, int, int]:
+    """Keys' cubic weights (len(positions), n) of n neighbouring LR pixels, and the range first..last of these pixels."""
+    # In float32 with a rounded ratio, as torch computes where an output pixel lies in LR: in a large picture the difference shows.
+    ratio = torch.tensor(lr_size / size, dtype=torch.float32)
+    source = (positions.float() + 0.5) * ratio - 0.5
+    nearest = source.floor()
+    t = (source - nearest).double()
+    taps = torch.stack([_cubic(t + 1), _cubic(t), _cubic(1 - t), _cubic(2 - t)], dim=1)
+    pixels = (nearest.long()[:, None] + torch.arange(-1, 3)).clamp(0, lr_size - 1)
+    first, last = int(pixels.min()), int(pixels.max()) + 1
+    weights = torch.zeros(len(positions), last - first, dtype=torch.float64)
+    weights.scatter_add_(1, pixels - first, taps)
+    return weights, first, last
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' kernel for distances 0 <= x <= 2."""
+    near = ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
+    far = ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC
+    return torch.where(x <= 1, near, far)
