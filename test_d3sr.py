@@ -4,24 +4,28 @@
     python test_d3sr.py -opt options/test.yml                               the pictures that the option file names
     python test_d3sr.py -opt options/test.yml -i photo.jpg folder/ -o OUT   yours: OUT/<stem>.png, sub-folders kept
     python test_d3sr.py -opt options/test.yml --force_yml datasets.test.realsr.dataroot_lq=A/LR datasets.test.realsr.dataroot_gt=A/HR
+    torchrun --nproc_per_node 4 test_d3sr.py -opt options/test.yml ...      the pictures shared among four processes or GPUs
 
-Exit status: 0 all done; 1 some pictures failed, named at the end, the others are done; 2 a mistake in options or paths, nothing done.
+Running it again goes on where it stopped: results that exist are kept, unless output.overwrite is true.
+Exit status: 0 all done; 1 some pictures failed, named at the end, the others are done; 2 a mistake in options or paths, nothing done;
+130 stopped by Ctrl-C.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from engine.distributed import World
     from engine.jobs import Job, JobSet
     from engine.metrics import Metric
-    from engine.report import ImageScores
+    from engine.worker import Done, Worker
     from models.generator import Generator
     from options.d3sr import TestOptions
 
@@ -33,20 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from options.d3sr import load_test_options
 
-        options = load_test_options(arguments.opt, arguments.force_yml)
+        device = [f"device={arguments.device}"] if arguments.device else []
+        options = load_test_options(arguments.opt, [*arguments.force_yml, *device])
         if arguments.dry_run:
             return dry_run(options, arguments.input, arguments.output)
-        from engine.distributed import choose_device
+        from engine import distributed
 
-        test_sets = plan(options, arguments.input, arguments.output)
-        device = choose_device(options.device)
-        generator = load(options, device)
-        metrics = build_metrics(options, test_sets, device)
+        with distributed.start(options.device, timeout=timedelta(days=7)) as world:  # one share of the pictures may take much longer
+            test_sets = plan(options, arguments.input, arguments.output)
+            generator = load(options, world.device)
+            metrics = build_metrics(options, test_sets, world.device)
+            return restore_sets(test_sets, generator, metrics, options, world)
+    except KeyboardInterrupt:
+        print("stopped; every result that exists is whole, and the same command goes on from here", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"test_d3sr.py: {error}", file=sys.stderr)
         return 2
-    failures = [failure for test_set in test_sets for failure in run(test_set, generator, metrics, options, device)]
-    return summarize(failures, sum(len(test_set.jobs) for test_set in test_sets))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,6 +61,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file, such as options/test.yml")
     parser.add_argument("-i", "--input", nargs="+", metavar="INPUT", help="pictures, folders or .txt lists, instead of the option file's")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the results (default: results/NAME, or results/NAME/SET)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="instead of the option file's")
     parser.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change options, such as tile=512")
     parser.add_argument("--dry-run", action="store_true", help="print the options and what would be done, and stop")
     return parser.parse_args(argv)
@@ -68,32 +76,31 @@ def plan(options: "TestOptions", inputs: Sequence[str] | None, output: str | Non
     from data.paired import pair_by_name
     from engine.jobs import make_set
 
+    naming = {"extension": options.output.format, "suffix": options.output.suffix}
     root = Path(output) if output else Path(options.path.results_root, options.name)
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root}: the results need a folder, but this is a file; choose another -o")
     if inputs or not options.datasets.test:
         if not (inputs or options.inputs):
             raise ValueError("nothing to restore: give -i, or `input` or `datasets.test` in the option file")
-        return [make_set(None, root, [(file.path, file.relative, None) for file in list_images(inputs or options.inputs)])]
+        return [make_set(None, root, [(file.path, file.relative, None) for file in list_images(inputs or options.inputs)], **naming)]
     sets = []
     for name, data in options.datasets.test.items():
         folder = root if output and len(options.datasets.test) == 1 else root / name
         pairs = pair_by_name(data.dataroot_lq, data.dataroot_gt)
-        sets.append(make_set(name, folder, [(lr.path, lr.relative, hr and hr.path) for lr, hr in pairs]))
+        sets.append(make_set(name, folder, [(lr.path, lr.relative, hr and hr.path) for lr, hr in pairs], **naming))
     return sets
 
 
 def load(options: "TestOptions", device: "torch.device") -> "Generator":
     """The generator in the asked precision. Raises ValueError where the device cannot compute in it, or files are missing or do not fit."""
-    import torch
-
+    from engine.distributed import dtype_of
     from models.generator import load_generator
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
-    if device.type == "cpu" and dtype == torch.float16:
+    if device.type == "cpu" and options.precision == "fp16":
         raise ValueError("precision: fp16 needs a GPU, and there is none; use fp32 or bf16")
     network = options.network_g
-    return load_generator(network.path, base=network.pretrained, revision=network.revision, dtype=dtype).to(device)
+    return load_generator(network.path, base=network.pretrained, revision=network.revision, dtype=dtype_of(options.precision)).to(device)
 
 
 def build_metrics(options: "TestOptions", test_sets: "Sequence[JobSet]", device: "torch.device") -> "list[Metric]":
@@ -107,93 +114,106 @@ def build_metrics(options: "TestOptions", test_sets: "Sequence[JobSet]", device:
     return [build_metric(name, **asdict(metric), device=device) for name, metric in wanted.items()]
 
 
-def run(
-    test_set: "JobSet", generator: "Generator", metrics: "Sequence[Metric]", options: "TestOptions", device: "torch.device"
-) -> list[str]:
-    """Restores one set and scores it. Returns one line for every picture that failed; the others are done."""
-    import torch
+def restore_sets(
+    test_sets: "Sequence[JobSet]", generator: "Generator", metrics: "Sequence[Metric]", options: "TestOptions", world: "World"
+) -> int:
+    """Restores and scores every set, each process its share of the pictures. Returns the exit status."""
+    from data import photo
+    from engine.distributed import gather
+    from engine.jobs import settings_key
+    from engine.restore import Restoration
+    from engine.worker import Output, Worker
+
+    how = Restoration(scale=options.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
+    file = options.output
+    key = settings_key(options.network_g.path, asdict(how) | {"precision": options.precision, "quality": file.quality})
+    output = Output(key=key, quality=file.quality, overwrite=file.overwrite, sheet=options.comparison_sheet, page=options.report)
+    everything: list[Done] = []
+    for test_set in test_sets:
+        worker = Worker(
+            job_set=test_set,
+            generator=generator,
+            how=how,
+            metrics=[metric for metric in metrics if test_set.name is not None and (test_set.has_hr or not metric.needs_hr)],
+            output=output,
+            files=photo,
+            max_megapixels=options.max_megapixels,
+            seed=options.manual_seed,
+            warn=warn,
+        )
+        shares = gather(run(worker, world), world)
+        done = [shares[index % world.size][index // world.size] for index in range(len(test_set.jobs))]
+        if world.is_main:
+            write_results(test_set, done, worker.metrics, options)
+        everything += done
+    return summarize(everything, quiet=not world.is_main)
+
+
+def warn(message: str) -> None:
+    """A line above the progress bar."""
     from tqdm import tqdm
 
-    from engine.jobs import SHEETS
-    from engine.report import middle, score_image
-
-    def warn(message: str) -> None:
-        tqdm.write(message, file=sys.stderr)
-
-    torch.manual_seed(options.manual_seed)  # restoring draws nothing, but some metrics look at random crops
-    metrics = [metric for metric in metrics if test_set.name is not None and (test_set.has_hr or not metric.needs_hr)]
-    rows, overview, failures = [], {}, []
-    shown = {index * len(test_set.jobs) // OVERVIEW_ROWS for index in range(OVERVIEW_ROWS)}
-    for index, job in enumerate(tqdm(test_set.jobs, desc=test_set.name, unit="image")):
-        try:
-            pictures = restore(job, test_set.folder, generator, options, device)
-            if metrics:
-                rows.append(score_image(job.output.as_posix(), pictures, metrics, warn))
-            if options.comparison_sheet and "HR" in pictures:
-                write_comparison(test_set.folder / SHEETS / job.output, pictures)
-                if index in shown:  # crops are copied, so that the whole pictures need not stay in memory
-                    overview[job.output.as_posix()] = {label: middle(picture).copy() for label, picture in pictures.items()}
-        except (ValueError, OSError, RuntimeError) as error:
-            failures.append(f"{job.lr}: {reason(error, job)}")
-            warn(f"failed: {failures[-1]}")
-    write_results(test_set, rows, metrics, overview, options)
-    return failures
+    tqdm.write(message, file=sys.stderr)
 
 
-def restore(job: "Job", folder: Path, generator: "Generator", options: "TestOptions", device: "torch.device") -> dict[str, "np.ndarray"]:
-    """Writes the restored picture. Returns what is compared: `bicubic` (what the network was given), `ours` and, if known, `HR`."""
-    from data.image_io import read_image, to_tensor, to_uint8, write_image
-    from engine.restore import restore_picture
+def run(worker: "Worker", world: "World") -> "list[Done]":
+    """This process's share of a set, in order; what failed is said at once, and the others are done."""
+    from tqdm import tqdm
 
-    lr = to_tensor(read_image(job.lr))[None].to(device)
-    sr, lr_up = restore_picture(
-        generator, lr, scale=options.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix
-    )
-    pictures = {"bicubic": to_uint8(lr_up[0]), "ours": to_uint8(sr[0])}
-    write_image(folder / job.output, pictures["ours"])
-    if job.hr is not None:
-        pictures["HR"] = read_image(job.hr)
-        (height, width), (hr_height, hr_width) = pictures["ours"].shape[:2], pictures["HR"].shape[:2]
-        if (height, width) != (hr_height, hr_width):
-            raise ValueError(f"not scored: HR is {hr_width}x{hr_height}, the result {width}x{height} ({options.scale:g} x LR): {job.hr}")
-    return pictures
+    from engine.pipeline import overlapped
+    from engine.worker import Done
 
-
-def write_comparison(path: Path, pictures: dict[str, "np.ndarray"]) -> None:
-    from data.image_io import write_image
-    from engine.report import comparison_sheet
-
-    write_image(path, comparison_sheet(list(pictures.values()), list(pictures)))
+    jobs = worker.job_set.jobs[world.rank :: world.size]
+    title = worker.job_set.name if world.size == 1 else f"{worker.job_set.name or 'pictures'}, process 1 of {world.size}"
+    done = []
+    for outcome in tqdm(
+        overlapped(jobs, worker.read, worker.restore, worker.write), title, len(jobs), unit="image", disable=not world.is_main
+    ):
+        result = outcome.value or Done(failure=reason(outcome.error, outcome.item))
+        done.append(result)
+        if result.failure:
+            warn(f"failed: {result.failure}")
+    return done
 
 
-def write_results(
-    test_set: "JobSet",
-    rows: "Sequence[ImageScores]",
-    metrics: "Sequence[Metric]",
-    overview: dict[str, dict[str, "np.ndarray"]],
-    options: "TestOptions",
-) -> None:
-    """The overview sheet, metrics.{json,csv,md}, and the table of means on the terminal."""
+def reason(error: Exception, job: "Job") -> str:
+    """What failed, in one line."""
+    from engine.tile_size import is_out_of_memory
+
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{job.lr}: ")
+    if is_out_of_memory(error):
+        text = f"out of memory; set tile: auto, or a smaller one ({text})"
+    return f"{job.lr}: {text}"
+
+
+def write_results(test_set: "JobSet", done: "Sequence[Done]", metrics: "Sequence[Metric]", options: "TestOptions") -> None:
+    """The overview sheet, metrics.{json,csv,md}, index.html, and the table of means on the terminal."""
     from data.image_io import write_image
     from engine.jobs import OVERVIEW
+    from engine.page import write_page
     from engine.report import mean_table, picture_sheet, write_report
 
-    if overview:
-        labels = list(next(iter(overview.values())))
-        write_image(test_set.folder / OVERVIEW, picture_sheet([list(row.values()) for row in overview.values()], labels, list(overview)))
-    if rows:
-        write_report(test_set.folder, rows, metrics, protocol(test_set, options))
-        print(f"\n{test_set.name}\n{mean_table(rows, metrics)}\n")
+    shown = [item.shown for item in done if item.shown]
+    if shown:
+        chosen = [shown[index * len(shown) // OVERVIEW_ROWS] for index in range(OVERVIEW_ROWS)] if len(shown) > OVERVIEW_ROWS else shown
+        rows = [list(crops.values()) for _, crops in chosen]
+        write_image(test_set.folder / OVERVIEW, picture_sheet(rows, list(chosen[0][1]), [name for name, _ in chosen]))
+    scores = [item.scores for item in done if item.scores]
+    if scores:
+        write_report(test_set.folder, scores, metrics, protocol(test_set, options))
+        print(f"\n{test_set.name}\n{mean_table(scores, metrics)}\n")
+    entries = [item.entry for item in done if item.entry]
+    if entries:
+        write_page(test_set.folder, test_set.name or options.name, entries, metrics, protocol(test_set, options))
     print(f"results in {test_set.folder}")
 
 
 def protocol(test_set: "JobSet", options: "TestOptions") -> dict[str, object]:
-    """How the numbers came about, for metrics.json and metrics.md."""
-    data = options.datasets.test[test_set.name or ""]
+    """How the results came about, for metrics.json, metrics.md and index.html."""
+    data = options.datasets.test.get(test_set.name or "")
+    roots = {"set": test_set.name, "dataroot_lq": data.dataroot_lq, "dataroot_gt": data.dataroot_gt} if data else {}
     return {
-        "set": test_set.name,
-        "dataroot_lq": data.dataroot_lq,
-        "dataroot_gt": data.dataroot_gt,
+        **roots,
         "pictures": "whole, 8 bit RGB",
         "bicubic": "a = -0.75, no antialiasing (torch and cv2.INTER_CUBIC), the network's own input",
         "generator": options.network_g.path,
@@ -201,20 +221,17 @@ def protocol(test_set: "JobSet", options: "TestOptions") -> dict[str, object]:
     }
 
 
-def reason(error: Exception, job: "Job") -> str:
-    """Why a picture failed, in one line that does not name the file again."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{job.lr}: ")
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
-        return f"out of memory; set tile (output pixels), or a smaller one ({text})"
-    return text
-
-
-def summarize(failures: Sequence[str], total: int) -> int:
-    """Names the failures once more, below each other. Returns the exit status."""
-    if not failures:
-        return 0
-    print(f"{len(failures)} of {total} pictures failed:", *failures, sep="\n  ", file=sys.stderr)
-    return 1
+def summarize(done: "Sequence[Done]", quiet: bool) -> int:
+    """Says what was kept, and names the failures once more, below each other. Returns the exit status."""
+    failures = [item.failure for item in done if item.failure]
+    kept, elsewhere = (sum(getattr(item, name) for item in done) for name in ("kept", "from_elsewhere"))
+    if kept and not quiet:
+        print(f"{kept} of {len(done)} results existed and were kept; --force_yml output.overwrite=true makes them anew", file=sys.stderr)
+    if elsewhere and not quiet:
+        print(f"WARNING: {elsewhere} of them were made from other pictures or with other settings than these", file=sys.stderr)
+    if failures and not quiet:
+        print(f"{len(failures)} of {len(done)} pictures failed:", *failures, sep="\n  ", file=sys.stderr)
+    return int(bool(failures))
 
 
 def dry_run(options: "TestOptions", inputs: Sequence[str] | None, output: str | None) -> int:

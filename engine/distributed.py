@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -57,10 +58,11 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 @contextmanager
-def start(device_name: str = "auto", launcher: str | None = None) -> Iterator[World]:
+def start(device_name: str = "auto", launcher: str | None = None, timeout: timedelta | None = None) -> Iterator[World]:
     """Joins the process group that torchrun announces in the environment; a world of one without it.
 
     launcher: "pytorch" insists on torchrun, "none" ignores it, None takes what the environment says.
+    timeout: how long processes wait for each other; None for torch's own (10 or 30 minutes).
     """
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if launcher == "pytorch" and not launched:
@@ -71,7 +73,7 @@ def start(device_name: str = "auto", launcher: str | None = None) -> Iterator[Wo
     device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:

@@ -1,11 +1,15 @@
 """What a restoration has to do: which picture is read from where, and what its result is called."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 OVERVIEW = "comparison_overview.png"
 SHEETS = "comparison"
+MADE_BY = "D3SR "
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,19 @@ class JobSet:
         return any(job.hr is not None for job in self.jobs)
 
 
-def make_set(name: str | None, folder: Path, sources: Sequence[tuple[Path, Path, Path | None]]) -> JobSet:
+def make_set(
+    name: str | None, folder: Path, sources: Sequence[tuple[Path, Path, Path | None]], *, extension: str = "png", suffix: str = ""
+) -> JobSet:
     """The jobs for pictures given as (LR file, its path relative to what the user named, HR file or None).
 
-    Raises ValueError where a result would replace one of these files, or a comparison sheet a result.
+    Pictures below `folder` are left out when they were found in a folder above it: they are results, of an earlier run.
+    Raises ValueError where a result would replace one of these files, or a comparison sheet a result, or nothing is left.
     """
-    outputs = output_names(relative for _, relative, _ in sources)
+    results = folder.resolve()
+    sources = [source for source in sources if len(source[1].parts) == 1 or results not in source[0].resolve().parents]
+    if not sources:
+        raise ValueError(f"{folder}: all the pictures lie in the folder of the results; choose another one with -o")
+    outputs = output_names((relative for _, relative, _ in sources), extension, suffix)
     jobs = [Job(lr, hr, output) for (lr, _, hr), output in zip(sources, outputs, strict=True)]
     originals = {path.resolve() for job in jobs for path in (job.lr, job.hr) if path is not None}
     for job in jobs:
@@ -48,18 +59,36 @@ def make_set(name: str | None, folder: Path, sources: Sequence[tuple[Path, Path,
     return job_set
 
 
-def output_names(relatives: Iterable[Path]) -> list[Path]:
+def output_names(relatives: Iterable[Path], extension: str = "png", suffix: str = "") -> list[Path]:
     """a.png for every input a.*, sub-folders kept; the second of that name becomes a_jpg.png, then a_jpg_2.png and so on.
 
-    Names that differ in case only count as the same, since they are on some disks.
+    Names that differ in case only count as the same, since they are on some disks. The suffix comes last: a_x4.png with suffix "_x4".
     """
     taken, names = {OVERVIEW}, []
     for relative in relatives:
-        tagged = f"{relative.stem}_{relative.suffix[1:].lower()}"
-        name, count = relative.with_suffix(".png"), 1
+        tag = f"{relative.stem}_{relative.suffix[1:].lower()}"
+        name, count = relative.with_name(f"{relative.stem}{suffix}.{extension}"), 1
         while name.as_posix().casefold() in taken:
-            name = relative.with_name(f"{tagged}.png" if count == 1 else f"{tagged}_{count}.png")
+            stem = tag if count == 1 else f"{tag}_{count}"
+            name = relative.with_name(f"{stem}{suffix}.{extension}")
             count += 1
         taken.add(name.as_posix().casefold())
         names.append(name)
     return names
+
+
+def settings_key(weights: str | Path, settings: Mapping[str, Any]) -> str:
+    """Tells results of one generator and one set of options from those of others: 16 hexadecimal digits.
+
+    weights: folder of the trained generator; what its files hold counts, not where they lie.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for file in sorted(Path(weights).iterdir()):
+        if file.suffix in (".json", ".safetensors"):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def made_by(key: str, source: bytes) -> str:
+    """What a result says of its origin: the settings' key and that of the input file's bytes."""
+    return f"{MADE_BY}{key}-{hashlib.sha256(source).hexdigest()[:16]}"

@@ -19,6 +19,8 @@ from options.networks import DiscriminatorOptions, GeneratorOptions, TrainingOpt
 from options.schema import OptionsError, build, check
 from options.yaml_files import read_options, to_yaml
 
+ColorFix = Literal["none", "wavelet", "adain", "ycbcr"]
+
 __all__ = ["OptionsError", "TestOptions", "TrainOptions", "load_test_options", "load_train_options", "to_yaml"]
 
 
@@ -46,8 +48,8 @@ class ValOptions:
     """Save the restored pictures of each validation."""
     tile: int = 0
     """Side of the tiles in output pixels; 0 = whole pictures."""
-    color_fix: Literal["none", "wavelet", "adain"] = "none"
-    """Take the low frequencies (wavelet) or mean and deviation (adain) of the colours from LR."""
+    color_fix: ColorFix = "none"
+    """Take from LR the colours' low frequencies (wavelet), their mean and deviation (adain), or all but the luma (ycbcr)."""
     metrics: dict[str, MetricOptions] = field(default_factory=dict)
     """Name in log and tables -> metric."""
 
@@ -147,6 +149,24 @@ class TestPaths:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """The `output` section: how results are written."""
+
+    format: Literal["png", "jpg", "webp"] = "png"
+    """png keeps 16 bit and alpha, webp alpha, jpg neither."""
+    quality: int = 95
+    """Of jpg and webp, 1 to 100."""
+    suffix: str = ""
+    """Added to every name: _x4 turns a.jpg into a_x4.png."""
+    overwrite: bool = False
+    """false = a picture whose result exists already is not restored again."""
+
+    def __post_init__(self) -> None:
+        check(1 <= self.quality <= 100, f"quality must lie in 1..100, got {self.quality}")
+        check(not set(self.suffix) & set('/\\:*?"<>|'), f"suffix: expected what can stand in a file's name, got {self.suffix!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TestOptions:
     """Everything a restoration needs to know."""
 
@@ -160,6 +180,8 @@ class TestOptions:
     """auto = cuda, else mps, else cpu."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the networks; fp16 and bf16 halve memory and time on a GPU."""
+    max_megapixels: float = 100.0
+    """Larger inputs are refused before they are decoded; the result has scale^2 times as many."""
     input: str | tuple[str, ...] = ()
     """Files, folders or `.txt` lists to restore when there is neither -i nor datasets.test."""
     datasets: TestDatasets = field(default_factory=TestDatasets)
@@ -168,25 +190,30 @@ class TestOptions:
     """The generator."""
     path: TestPaths = field(default_factory=TestPaths)
     """Where files go."""
-    tile: int = 0
-    """Side of the tiles in output pixels; 0 = whole pictures."""
+    tile: int | Literal["auto"] = 0
+    """Side of the tiles in output pixels; 0 = whole pictures; auto = by the free memory, and smaller when it does not suffice."""
     tile_overlap: int = 64
     """How far neighbouring tiles overlap, in output pixels."""
-    color_fix: Literal["none", "wavelet", "adain"] = "none"
-    """Take the low frequencies (wavelet) or mean and deviation (adain) of the colours from the input."""
+    color_fix: ColorFix = "none"
+    """Take from the input the colours' low frequencies (wavelet), their mean and deviation (adain), or all but the luma (ycbcr)."""
+    output: OutputOptions = field(default_factory=OutputOptions)
+    """How results are written."""
     metrics: dict[str, MetricOptions] = field(default_factory=dict)
     """Name in the tables -> metric."""
     comparison_sheet: bool = True
     """Where HR is known, also write pictures of bicubic | ours | HR."""
+    report: bool = False
+    """Also write index.html: every picture behind a slider, before and after, with its scores."""
 
     def __post_init__(self) -> None:
         check_folder_name("name", self.name)
         check(self.scale >= 1, f"scale must be at least 1, got {self.scale}")
         check(self.manual_seed >= 0, f"manual_seed must not be negative, got {self.manual_seed}")
         check(all(self.inputs), "input must not hold an empty name")
-        check(self.tile >= 0, f"tile must not be negative, got {self.tile}")
+        check(self.max_megapixels > 0, f"max_megapixels must be above 0, got {self.max_megapixels:g}")
+        check(self.tile == "auto" or self.tile >= 0, f"tile must not be negative, got {self.tile}")
         check(self.tile_overlap >= 0, f"tile_overlap must not be negative, got {self.tile_overlap}")
-        fits = self.tile == 0 or self.tile_overlap < self.tile
+        fits = self.tile in ("auto", 0) or self.tile_overlap < self.tile
         check(fits, f"tile_overlap must be smaller than tile {self.tile}, got {self.tile_overlap}")
         fits = self.precision != "fp16" or self.device != "cpu"
         check(fits, "precision: expected fp32 or bf16 with device: cpu, got fp16")

@@ -228,12 +228,15 @@ class TrainingOptions:
     """Weight of the MSE in Eq. 8, on images in [0, 1]; the paper's is 1."""
     perceptual: PerceptualOptions
     """The perceptual loss and lambda_2."""
+    pattern_weight: float = 0.0
+    """Weight of a loss against patterns that repeat with the autoencoder's grid; 0 as in the paper."""
     adversarial_start: int = 0
     """Iteration from which the discriminator trains and the generator hears it."""
 
     def __post_init__(self) -> None:
         check(self.total_iter >= 1, f"total_iter must be at least 1, got {self.total_iter}")
         check(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
+        check(self.pattern_weight >= 0, f"pattern_weight must not be negative, got {self.pattern_weight}")
         check(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         check(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be above 0, or null for none, got {self.grad_clip}")
         places = self.gradient_checkpointing

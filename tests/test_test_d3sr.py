@@ -9,49 +9,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from data.image_io import read_image, write_image
-from models.backbones import Autoencoder, new_unet, save_base
-from models.block_transform import BlockTransform
-from models.generator import save_generator_tensors
+from models.backbones import new_unet
 from test_d3sr import main
+from tests.restoring_script import UNET, write_option_file, write_weights
 
 ROOT = Path(__file__).resolve().parents[1]
-UNET = {
-    "sample_size": 8,
-    "in_channels": 48,
-    "out_channels": 48,
-    "block_out_channels": (16, 16),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    "cross_attention_dim": 16,
-    "attention_head_dim": 2,
-    "norm_num_groups": 8,
-}
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A released folder: base beside the trained part, everything in the UNet trained, and its last convolution zero."""
-    folder = tmp_path_factory.mktemp("weights") / "nothing"
-    unet = new_unet(UNET)
-    torch.nn.init.zeros_(unet.conv_out.weight)
-    torch.nn.init.zeros_(unet.conv_out.bias)
-    save_base(folder, unet, Autoencoder(BlockTransform(4)))
-    state = {f"unet.{name}": tensor for name, tensor in unet.state_dict().items()}
-    save_generator_tensors(folder, state | {"prompt_embedding": torch.zeros(4, 16)})
-    (folder / "config.json").write_text(json.dumps({"timestep": 0, "scale": 4, "train": "full", "base": "nowhere/nothing"}))
-    return folder
+    return write_weights(tmp_path_factory.mktemp("weights") / "nothing")
 
 
 @pytest.fixture
 def option_file(weights, tmp_path) -> Path:
-    metrics = "metrics: {psnr: {type: psnr}, ssim: {type: ssim}}\n"
-    file = tmp_path / "test.yml"
-    file.write_text(f"name: run\ndevice: cpu\nnetwork_g: {{path: {weights}}}\npath: {{results_root: {tmp_path / 'results'}}}\n{metrics}")
-    return file
+    return write_option_file(tmp_path, weights)
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
