@@ -146,6 +146,7 @@ def generator_step(
     from engine.distributed import synchronised
     from engine.objectives import GENERATOR_STEP, SHIFT, draw, frozen, generator_objective, sample_seed
     from engine.optimization import update
+    from losses.pattern import repeated_pattern
     from losses.perceptual import shifted_distance
     from losses.spatial import spatial_loss
 
@@ -159,7 +160,12 @@ def generator_step(
         with synchronised(generator_all, last=number == len(batches) - 1):
             with autocast():
                 sr, z_hat = generator_all(lr * 2 - 1)
-            spatial, parts = spatial_loss((sr + 1) / 2, hr, shifted, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
+            sr = (sr + 1) / 2
+            spatial, parts = spatial_loss(sr, hr, shifted, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
+            if t.pattern_weight:
+                pattern = repeated_pattern(sr, hr, generator.autoencoder.factor)
+                spatial = spatial + t.pattern_weight * pattern
+                means.add(pattern=pattern.detach())
             spatial_gradient = torch.autograd.grad(scale * spatial, z_hat)[0]
             gradient = spatial_gradient
             if adversarial:
