@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with distributed.start(options.device, timeout=timedelta(days=7)) as world:  # one share of the pictures may take much longer
             test_sets = plan(options, arguments.input, arguments.output)
+            set_threads(options, world)
             generator = load(options, world.device)
             metrics = build_metrics(options, test_sets, world.device)
             return restore_sets(test_sets, generator, metrics, options, world)
@@ -90,6 +91,16 @@ def plan(options: "TestOptions", inputs: Sequence[str] | None, output: str | Non
         pairs = pair_by_name(data.dataroot_lq, data.dataroot_gt)
         sets.append(make_set(name, folder, [(lr.path, lr.relative, hr and hr.path) for lr, hr in pairs], **naming))
     return sets
+
+
+def set_threads(options: "TestOptions", world: "World") -> None:
+    """The same number in every process, however many there are: on a CPU it decides the last bits of the sums."""
+    import torch
+
+    from engine.threads import physical_cores
+
+    if world.device.type == "cpu":
+        torch.set_num_threads(physical_cores() if options.num_threads == "auto" else options.num_threads)
 
 
 def load(options: "TestOptions", device: "torch.device") -> "Generator":

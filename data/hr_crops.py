@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.image_io import image_size, list_images, read_image, to_tensor
+from data.image_io import to_tensor
+from data.pictures import Picture, PictureTable, find_pictures, picture_size, read_picture_crop
 from data.sources import FileOrder, Scan, draw_readable, scan_sizes, stream
 from degradations.blur import usm_sharpen
 from degradations.second_order import degrade
@@ -21,8 +22,9 @@ class HRCrops(Dataset):
     """Endless samples: item n, for any n >= 0, is a pure function of (seed, n), so neither workers nor restarts change it.
 
     Args:
-        sources: pairs (path, weight); a path is a folder (recursive), an image or a `.txt` list (plain or BasicSR meta-info). The weight
-            says how often each image of this source is drawn compared with an image of weight 1.
+        sources: pairs (path, weight); a path is a folder (recursive), an image, a `.txt` list (plain or BasicSR meta-info), a manifest
+            (`.jsonl`, of tools/manifest.py) or shards (see data/shards.py). A manifest and indexed shards know the sizes of their images,
+            of others the headers are read now. The weight says how often each image is drawn compared with one of weight 1.
         gt_size: side of the HR crop in pixels, a multiple of `scale`. Images with a shorter side are left out and named in `report()`.
         scale: HR side over LR side.
         seed: the run's seed, >= 0.
@@ -50,12 +52,19 @@ class HRCrops(Dataset):
         check_crop(gt_size, scale, seed)
         self.gt_size, self.scale, self.seed = gt_size, scale, seed
         self.use_hflip, self.degradation, self.usm = use_hflip, degradation, usm
-        files, weights = _weighted_files(sources)
-        self.scan: Scan = scan_sizes(lambda i: image_size(files[i]), len(files), gt_size, lambda i: files[i])
+        pictures, weights = _weighted_pictures(sources)
+        sizes = {i: picture.size for i, picture in enumerate(pictures) if picture.size is not None}
+
+        def size(i: int) -> tuple[int, int]:
+            if i not in sizes:
+                sizes[i] = picture_size(pictures[i])
+            return sizes[i]
+
+        self.scan: Scan = scan_sizes(size, len(pictures), gt_size, lambda i: pictures[i].name, known=frozenset(sizes))
         if not self.scan.usable:
             where = ", ".join(str(path) for path, _ in sources)
             raise ValueError(f"{where}: no usable training image; lower gt_size ({gt_size}) or give larger images\n{self.report()}")
-        self.files = [files[i] for i in self.scan.usable]
+        self.pictures = PictureTable(pictures[i]._replace(size=sizes[i]) for i in self.scan.usable)
         self._order = FileOrder([weights[i] for i in self.scan.usable], seed)
 
     def report(self) -> str:
@@ -63,25 +72,25 @@ class HRCrops(Dataset):
         return self.scan.report(self.gt_size)
 
     def __getitem__(self, n: int) -> dict[str, Any]:
-        file, image, skipped = draw_readable(self._order, n, self._load)
-        hr = self._crop(image, stream(self.seed, n, _CROP)).astype(np.float32) / 255
+        file, crop, skipped = draw_readable(self._order, n, lambda file: self._crop(file, n))
+        hr = crop.astype(np.float32) / 255
         if self.usm:
             hr = usm_sharpen(hr)
-        item: dict[str, Any] = {"hr": to_tensor(hr), "index": n, "path": self.files[file], "skipped": skipped}
+        item: dict[str, Any] = {"hr": to_tensor(hr), "index": n, "path": self.pictures[file].name, "skipped": skipped}
         if self.degradation is not None:
             item["lr"] = to_tensor(degrade(hr, stream(self.seed, n, _DEGRADE), self.degradation, self.scale))
         return item
 
-    def _load(self, file: int) -> np.ndarray:
-        image = read_image(self.files[file])
-        if min(image.shape[:2]) < self.gt_size:
-            raise ValueError(f"{self.files[file]}: {image.shape[1]}x{image.shape[0]} is now too small for gt_size {self.gt_size}")
-        return image
+    def _crop(self, file: int, n: int) -> np.ndarray:
+        generator, flipped = stream(self.seed, n, _CROP), False
 
-    def _crop(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        top, left, flip = draw_crop(generator, image.shape[0] - self.gt_size, image.shape[1] - self.gt_size)
-        crop = image[top : top + self.gt_size, left : left + self.gt_size]
-        return crop[:, ::-1] if flip and self.use_hflip else crop
+        def place(height: int, width: int) -> tuple[int, int]:
+            nonlocal flipped
+            top, left, flipped = draw_crop(generator, height - self.gt_size, width - self.gt_size)
+            return top, left
+
+        crop = read_picture_crop(self.pictures[file], self.gt_size, place)
+        return crop[:, ::-1] if flipped and self.use_hflip else crop
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -107,15 +116,15 @@ def draw_crop(generator: np.random.Generator, spare_height: int, spare_width: in
     return top, left, bool(generator.random() < 0.5)
 
 
-def _weighted_files(sources: Sequence[tuple[str | Path, float]]) -> tuple[list[str], list[float]]:
-    files: list[str] = []
+def _weighted_pictures(sources: Sequence[tuple[str | Path, float]]) -> tuple[list[Picture], list[float]]:
+    pictures: list[Picture] = []
     weights: list[float] = []
     for path, weight in sources:
         if not 0 < weight < float("inf"):
             raise ValueError(f"{path}: its weight must be a positive number, got {weight}; leave the source out instead")
-        found = [str(file.path) for file in list_images(path)]
-        files += found
+        found = find_pictures(path)
+        pictures += found
         weights += [weight] * len(found)
-    if not files:
+    if not pictures:
         raise ValueError("no training images: dataroot_gt names no folder and no list")
-    return files, weights
+    return pictures, weights

@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -26,26 +27,38 @@ class ImageFile:
     relative: Path
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, file: BinaryIO | None = None) -> np.ndarray:
     """Decode a file to uint8 RGB (H, W, 3), upright (EXIF orientation applied).
 
     16-bit files are scaled to 8 bit, grey is repeated in three channels, palettes and CMYK are converted, alpha is dropped and the
     colours below it kept as stored. Of an animation the first frame is read.
 
+    file: the image's bytes where they are no file of their own; then `path` is only what messages call it.
     Raises: ValueError naming the file and the reason when it is missing, empty, truncated or no image.
     """
+    return read_crop(path, lambda height, width: (0, 0, height, width), file)
+
+
+def read_crop(path: str | Path, choose: Callable[[int, int], tuple[int, int, int, int]], file: BinaryIO | None = None) -> np.ndarray:
+    """What `read_image` would give of the part (top, left, height, width) that `choose` names when told the image's (height, width).
+
+    The file is decoded once and whole, so damage anywhere is found, but only the part becomes an array: to copy all of a large photo
+    takes longer than to decode it. `choose` may raise UnsuitableError.
+
+    Raises: ValueError as `read_image` does.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if file is None else file) as image:
             image.load()
-            return _to_rgb(_upright(image))
+            return _to_rgb_part(_upright(image), choose)
     except DECODE_ERRORS as error:
         raise ValueError(f"{path}: {reason(path, error)}") from error
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels of the upright image, from the header alone. Raises ValueError as `read_image` does."""
+def image_size(path: str | Path, file: BinaryIO | None = None) -> tuple[int, int]:
+    """(height, width) in pixels of the upright image, from the header alone. `file` and errors are those of `read_image`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if file is None else file) as image:
             # Pillow has begun to give the size of TIFFs, and of no other format, upright.
             width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
             return (width, height) if orientation(image) >= 5 else (height, width)
@@ -81,10 +94,14 @@ def to_uint8(image: Tensor) -> np.ndarray:
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """uint8 RGB (H, W, 3) of a decoded image in any of Pillow's modes."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return np.repeat(scale_grey(image, white=255).astype(np.uint8)[:, :, None], 3, axis=2)
+def _to_rgb_part(image: Image.Image, choose: Callable[[int, int], tuple[int, int, int, int]]) -> np.ndarray:
+    """The chosen part of a decoded image in any of Pillow's modes, as uint8 RGB (height, width, 3)."""
+    top, left, height, width = choose(image.height, image.width)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # scaled whole: whether the values fit is asked of all of them
+        grey = scale_grey(image, white=255).astype(np.uint8)[top : top + height, left : left + width]
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if (height, width) != (image.height, image.width):
+        image = image.crop((left, top, left + width, top + height))
     if image.mode in ("P", "PA", "La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))

@@ -1,6 +1,6 @@
 """Which file the n-th training sample comes from, and what was wrong with the files that were left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -115,9 +115,12 @@ class Scan:
         return "\n".join(lines)
 
 
-def scan_sizes(sizes: Callable[[int], tuple[int, int]], total: int, smallest: int, name: Callable[[int], str]) -> Scan:
+def scan_sizes(
+    sizes: Callable[[int], tuple[int, int]], total: int, smallest: int, name: Callable[[int], str], known: Container[int] = ()
+) -> Scan:
     """Ask `sizes(index)` for (height, width) of every file, in threads, and sort the files by what came back.
 
+    known: indices whose answer opens no file, so that no thread is needed.
     A ValueError from `sizes` (its text names the file) makes a file unreadable; a side under `smallest` makes it too small.
     """
 
@@ -127,8 +130,10 @@ def scan_sizes(sizes: Callable[[int], tuple[int, int]], total: int, smallest: in
         except ValueError as error:
             return str(error)
 
+    unknown = [index for index in range(total) if index not in known]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        seen = list(pool.map(look, range(total)))
+        looked = dict(zip(unknown, pool.map(look, unknown), strict=True))
+    seen = [looked[index] if index in looked else look(index) for index in range(total)]
     usable = tuple(i for i, size in enumerate(seen) if not isinstance(size, str) and min(size) >= smallest)
     too_small = tuple(f"{name(i)}: {s[1]}x{s[0]}" for i, s in enumerate(seen) if not isinstance(s, str) and min(s) < smallest)
     return Scan(total, usable, too_small, tuple(size for size in seen if isinstance(size, str)))

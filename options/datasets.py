@@ -22,7 +22,7 @@ class HRSource:
     """One of several sources of HR images."""
 
     path: str
-    """Folder (searched recursively), image, or `.txt` list."""
+    """Folder (searched recursively), image, `.txt` list, manifest or shards."""
     weight: float = 1.0
     """How often an image of this source is drawn, compared with one of weight 1."""
 
@@ -36,7 +36,8 @@ class TrainData:
     """What the networks train on."""
 
     dataroot_gt: str | tuple[str | HRSource, ...]
-    """HR images: a folder (searched recursively), a `.txt` list (plain or BasicSR meta-info), or several of them, with weights."""
+    """HR images: a folder (searched recursively), a `.txt` list (plain or BasicSR meta-info), a `.jsonl` manifest of tools/manifest.py,
+    WebDataset shards (`shards/{00000..00127}.tar`, or a folder of .tar), or several of them, with weights."""
     dataroot_lq: str | None = None
     """LR images of one's own pairs, matched with dataroot_gt by name; null = LR is made from HR by `degradation`."""
     gt_size: int = 512
@@ -54,6 +55,8 @@ class TrainData:
         check(bool(self.dataroot_gt) and all(path for path, _ in self.sources), "dataroot_gt must name at least one folder or list")
         pairs = self.dataroot_lq is not None
         check(not pairs or isinstance(self.dataroot_gt, str), "dataroot_gt: expected one folder or list to match dataroot_lq by name")
+        by_name = not pairs or not str(self.dataroot_gt).endswith((".jsonl", ".tar"))
+        check(by_name, "dataroot_gt: expected a folder or .txt list with dataroot_lq (pairs are matched by name), got a manifest or shards")
         check(not pairs or not self.gt_usm, "gt_usm: expected false with dataroot_lq, since one's own pairs are used as they are")
         check(self.gt_size >= 1, f"gt_size must be at least 1, got {self.gt_size}")
         check(self.batch_size_per_gpu >= 1, f"batch_size_per_gpu must be at least 1, got {self.batch_size_per_gpu}")

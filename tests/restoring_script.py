@@ -38,5 +38,7 @@ def write_weights(folder: Path) -> Path:
 def write_option_file(folder: Path, weights: Path) -> Path:
     metrics = "metrics: {psnr: {type: psnr}, ssim: {type: ssim}}\n"
     file = folder / "test.yml"
-    file.write_text(f"name: run\ndevice: cpu\nnetwork_g: {{path: {weights}}}\npath: {{results_root: {folder / 'results'}}}\n{metrics}")
+    file.write_text(
+        f"name: run\ndevice: cpu\nnum_threads: 1\nnetwork_g: {{path: {weights}}}\npath: {{results_root: {folder / 'results'}}}\n{metrics}"
+    )
     return file

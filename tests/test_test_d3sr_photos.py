@@ -10,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.image_io import read_image, write_image
 from data.photo import read_photo, software_of
+from engine.threads import physical_cores
+from models.generator import load_generator
+from models.tiling import axis_weights
 from test_d3sr import main
 from tests.odd_files import write_odd_files
 from tests.restoring_script import write_option_file, write_weights
@@ -225,3 +229,31 @@ def test_memory_is_bounded_by_the_tile(option_file, tmp_path):
     small, large = (peak_memory(option_file, side, tmp_path) for side in (1024, 4096))
     picture = 4096 * 4096 * 3
     assert large <= 1.3 * small + picture, f"{large / 2**20:.0f} MiB for 4096 x 4096, {small / 2**20:.0f} MiB for 1024 x 1024"
+
+
+def test_the_small_model_leaves_no_seam_between_tiles():
+    """Along every line between two tiles' middles the tiled picture steps no more than it does elsewhere."""
+    generator = load_generator(str(ROOT / "weights/d3sr-tiny"))
+    image = read_image(ROOT / "assets/coffee.png")[:90, :120]
+    whole, tiled = (generator.upscale(image, tile=tile, tile_overlap=32).astype(float) for tile in (0, 128))
+    changed = tiled - whole
+    assert np.abs(changed).mean() > 0.1, "tiles have their own normalisation, or this test shows nothing"
+    for axis in (0, 1):
+        steps = np.abs(np.diff(changed, axis=axis)).mean(axis=(1 - axis, 2))
+        blended = np.zeros(len(steps), bool)
+        for start, _ in axis_weights(changed.shape[axis], 128, 32)[1:]:
+            blended[start : start + 32] = True
+        assert steps[blended].max() < 1.5 * steps[~blended].max()
+        picture = np.abs(np.diff(tiled, axis=axis)).mean(axis=(1 - axis, 2))
+        assert picture[blended].max() < 1.2 * picture[~blended].max()
+
+
+def test_the_options_say_how_many_threads_compute_whatever_the_environment_says(option_file, tmp_path):
+    write_image(tmp_path / "a.png", noise(6, 6))
+    before = torch.get_num_threads()
+    try:
+        for asked, expected in (("2", 2), ("auto", physical_cores())):
+            assert run(option_file, tmp_path / "a.png", tmp_path / "out", f"num_threads={asked}") == 0
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

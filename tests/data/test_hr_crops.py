@@ -138,7 +138,7 @@ def test_bad_files_are_counted_named_and_left_out(folder: Path) -> None:
     Image.fromarray(located(31, 80)).save(folder / "low.png")
     (folder / "l.txt").write_text("gone.png\n0.png\n")
     dataset = HRCrops([(folder, 1.0), (folder / "l.txt", 1.0)], gt_size=32, scale=4, seed=0, degradation=None)
-    assert len(dataset.files) == 6
+    assert len(dataset.pictures) == 6
     report = dataset.report()
     assert report.startswith("6 of 10 images usable\n1 too small (a side under 32 px), left out:")
     for line in ("low.png: 80x31", "3 unreadable", "empty.png: the file is empty", "text.jpg: not an image", "gone.png: no such file"):

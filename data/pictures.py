@@ -1,0 +1,111 @@
+"""Where training images are, whichever kind of source they come from: folders, files and lists, manifests, shards."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data import manifest
+from data.image_files import UnsuitableError, reason
+from data.image_io import image_size, list_images, read_crop
+from data.shards import shard_members, shard_paths
+
+
+class Picture(NamedTuple):
+    """One image, as far as it is known without opening it."""
+
+    name: str
+    """What messages and batches call it: its path, or path of the shard / name of the member."""
+    file: str
+    """The file that holds it."""
+    offset: int = 0
+    """Where its bytes begin in that file."""
+    num_bytes: int | None = None
+    """How many they are; None: it is a file of its own."""
+    size: tuple[int, int] | None = None
+    """(height, width) in pixels where a manifest or an index knows them."""
+
+
+class PictureTable(Sequence[Picture]):
+    """Pictures of known size as one text and one array, about 100 bytes each, which loader processes share.
+
+    A list would end up as a copy in each of them: to look at an object is to count a reference, and so to write to its page of memory.
+    """
+
+    def __init__(self, pictures: Iterable[Picture]) -> None:
+        names, numbers, end = [], [], 0
+        for picture in pictures:
+            assert picture.name.startswith(picture.file) and picture.size is not None
+            names.append(os.fsencode(picture.name))
+            end += len(names[-1])
+            file_bytes = len(os.fsencode(picture.file))
+            num_bytes = -1 if picture.num_bytes is None else picture.num_bytes
+            numbers.append((end, file_bytes, picture.offset, num_bytes, *picture.size))
+        self._names = b"".join(names)
+        self._numbers = np.array(numbers, dtype=np.int64).reshape(-1, 6)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Picture:
+        end, file_bytes, offset, num_bytes, height, width = self._numbers[index].tolist()
+        name = self._names[self._numbers[index - 1, 0] if index else 0 : end]
+        size = (height, width)
+        return Picture(os.fsdecode(name), os.fsdecode(name[:file_bytes]), offset, None if num_bytes < 0 else num_bytes, size)
+
+
+def find_pictures(root: str | Path) -> list[Picture]:
+    """The images of a folder (recursive), an image, a `.txt` list, a manifest (those it does not leave out) or shards (see `shard_paths`).
+
+    No image is opened, unless it is in a shard without index. Raises: ValueError when the root is missing, damaged or holds no image.
+    """
+    shards = shard_paths(root)
+    if shards:
+        found = [
+            Picture(f"{shard}/{m.name}", str(shard), m.offset, m.bytes, (m.height, m.width) if m.height else None)
+            for shard, members in shard_members(shards)
+            for m in members
+        ]
+    elif str(root).endswith(manifest.SUFFIX):
+        used = [(manifest.file_of(entry, root), entry) for entry in manifest.read_manifest(root) if not entry.left_out]
+        found = [Picture(file, file, size=(entry.height, entry.width)) for file, entry in used]
+    else:
+        found = [Picture(str(image.path), str(image.path)) for image in list_images(root)]
+    if not found:
+        raise ValueError(f"{root}: no images in it" + (" that are not left out" if not shards else ""))
+    return found
+
+
+def picture_size(picture: Picture) -> tuple[int, int]:
+    """(height, width): what is known, else read from the header. Raises ValueError as `image_size` does."""
+    return picture.size or image_size(picture.name, _bytes_of(picture))
+
+
+def read_picture_crop(picture: Picture, side: int, choose: Callable[[int, int], tuple[int, int]]) -> np.ndarray:
+    """uint8 RGB (side, side, 3) at the (top, left) that `choose` returns when told the (height, width) of the picture.
+
+    Raises: ValueError naming the picture when it cannot be read or has not the size that was known of it.
+    """
+
+    def part(height: int, width: int) -> tuple[int, int, int, int]:
+        if picture.size not in (None, (height, width)):
+            known = f"{picture.size[1]}x{picture.size[0]}"
+            raise UnsuitableError(f"{width}x{height} pixels now, but {known} when the run started or its manifest or index was made")
+        return (*choose(height, width), side, side)
+
+    return read_crop(picture.name, part, _bytes_of(picture))
+
+
+def _bytes_of(picture: Picture) -> BytesIO | None:
+    """The bytes of a picture in a shard, None where the picture is a file of its own."""
+    if picture.num_bytes is None:
+        return None
+    try:
+        with open(picture.file, "rb") as file:
+            file.seek(picture.offset)
+            return BytesIO(file.read(picture.num_bytes))
+    except OSError as error:
+        raise ValueError(f"{picture.name}: {reason(picture.file, error)}") from error

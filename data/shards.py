@@ -1,0 +1,199 @@
+"""Images in tar files (WebDataset shards), read at random.
+
+WebDataset streams shards from front to back and shuffles within a buffer. What its n-th sample is depends on the number of workers, on the
+buffer and on how far each worker came, so a run that was killed cannot go on at the sample where it stopped. Here sample n is a pure
+function of (seed, n). For that it is enough to know where in its tar every image begins: an index makes the images of all shards one long
+list, in which `FileOrder` and `ShardedSampler` choose as they do among files, and an image costs one seek and one read. The price is that
+shards must lie on a mounted file system (disk, NFS, Lustre, a bucket mounted as one), not behind a URL.
+
+The index is a file beside the shard (`00000.tar.index`, written by tools/manifest.py); where there is none, or the tar's size has changed
+since, it is made at the start of a run from the headers of tar and images. Shards are written by the webdataset library, and read
+alike if `tar` wrote them.
+"""
+
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from data.image_files import reason
+from data.image_io import IMAGE_EXTENSIONS, image_size, list_images
+from data.records import check_fields, read_records, write_records
+from data.sources import some
+
+VERSION = 1
+_KIND = "d3sr-shard-index"
+_TOOL = "tools/manifest.py --index"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One image in a tar."""
+
+    name: str
+    """As the tar calls it."""
+    offset: int
+    """Where its bytes begin in the tar."""
+    bytes: int
+    """How many they are."""
+    height: int
+    """Pixels of the upright image; 0 if its header cannot be read, and so is the width."""
+    width: int
+
+
+def shard_paths(root: str | Path) -> list[Path]:
+    """The shards that a tar file, a folder of .tar or brace notation (`shards/{00000..00127}.tar`) names; empty if root is something else.
+
+    Raises: ValueError when a named shard is missing, compressed or behind a URL, or a folder holds shards and images.
+    """
+    text, path = str(root), Path(root)
+    if path.is_dir():
+        shards = sorted(shard for shard in path.glob("*.tar") if not shard.name.startswith("."))
+        if shards and _has_images(path):
+            raise ValueError(f"{root}: holds both shards (.tar) and images; name the shards as {shards[0]} or by braces, or move them")
+        return shards
+    if not text.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
+        return []
+    if "://" in text or text.startswith("pipe:"):
+        raise ValueError(f"{root}: shards are read at random, so they must be on a disk or a mounted file system, not behind a URL")
+    if not text.endswith(".tar"):
+        raise ValueError(f"{root}: a compressed tar cannot be read at random; unpack it to .tar (images are compressed anyway)")
+    from braceexpand import braceexpand
+
+    try:
+        shards = [path] if path.exists() else [Path(name) for name in braceexpand(text)]
+    except ValueError as error:
+        raise ValueError(f"{root}: not a brace notation like shards/{{00000..00127}}.tar ({error})") from error
+    missing = [f"{shard}: no such file" for shard in shards if not shard.is_file()]
+    if missing:
+        raise ValueError(f"{root}: {len(missing)} of {len(shards)} shards are missing:{some(missing)}")
+    return shards
+
+
+def shard_members(shards: Sequence[Path]) -> list[tuple[Path, list[Member]]]:
+    """The images of each shard, from its index or, in threads, from its headers. Raises ValueError as `read_index` and `scan_shard` do."""
+
+    def members(shard: Path) -> list[Member]:
+        known = read_index(shard)
+        return scan_shard(shard) if known is None else known
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(zip(shards, pool.map(members, shards), strict=True))
+
+
+def scan_shard(shard: Path) -> list[Member]:
+    """The images of a tar in its order, one for each of webdataset's keys, from the headers alone.
+
+    A key is a member's name up to the first dot behind the last slash. Of the members of a key the one named KEY.png, KEY.jpg ... is the
+    image, else the only one of an image's extension (KEY.hr.png). Others (.json, .txt, .cls), hidden files and links are ignored.
+
+    Raises: ValueError naming the tar when it is damaged, or the images when they are several of one key.
+    """
+    keys: dict[str, list[tarfile.TarInfo]] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for info in tar:
+                if info.isreg() and not info.issparse() and _is_image(info.name):
+                    keys.setdefault(_key(info.name), []).append(info)
+            return [_member(shard, tar, _only(shard, key, infos)) for key, infos in keys.items()]
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(f"{shard}: not a whole tar file ({reason(shard, error) if isinstance(error, OSError) else error})") from error
+
+
+def write_index(shard: Path) -> int:
+    """Write the index beside a shard; returns the number of images.
+
+    Raises: ValueError as `scan_shard` does, OSError when the disk refuses.
+    """
+    members = scan_shard(shard)
+    header = {"version": VERSION, "bytes": shard.stat().st_size}
+    write_records(index_path(shard), _KIND, header, [asdict(member) for member in members])
+    return len(members)
+
+
+def read_index(shard: Path) -> list[Member] | None:
+    """The index beside a shard; None if there is none or it is of a tar of another size. Raises ValueError when it is damaged."""
+    path = index_path(shard)
+    if not path.exists():
+        return None
+    header, records = read_records(path, _KIND, VERSION, _TOOL)
+    if header.get("bytes") != shard.stat().st_size:
+        return None
+    check_fields(path, records, {field.name: field.type for field in fields(Member)})
+    return [Member(**record) for record in records]
+
+
+def index_path(shard: Path) -> Path:
+    """00000.tar -> 00000.tar.index."""
+    return shard.with_name(f"{shard.name}.index")
+
+
+def write_shards(images: Iterable[tuple[str, Mapping[str, Any]]], folder: str | Path, shard_bytes: int) -> list[Path]:
+    """Write folder/00000.tar, 00001.tar ... with the webdataset library, each with its index; the folder appears when all are complete.
+
+    images: (file, what a .json beside the image is to say). Files are copied as they are, in this order, under the keys 00000000 ...
+    shard_bytes: a shard is closed by the image that reaches this size.
+
+    Raises: ValueError when the folder holds something, OSError when a file is missing or the disk is full.
+    """
+    from webdataset import ShardWriter
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: already there; shards are written to a new folder")
+    temporary = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        pattern = f"{str(temporary).replace('%', '%%')}/%05d.tar"
+        with ShardWriter(pattern, maxcount=1 << 62, maxsize=shard_bytes, verbose=0, mtime=0, encoder=False) as writer:
+            for number, (file, description) in enumerate(images):
+                extension = Path(file).suffix[1:].lower()
+                about = json.dumps(description).encode("ascii")
+                writer.write({"__key__": f"{number:08d}", extension: Path(file).read_bytes(), "json": about})
+        names = sorted(shard.name for shard in temporary.glob("*.tar"))
+        for name in names:
+            write_index(temporary / name)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone already if all went well
+    return [folder / name for name in names]
+
+
+def _has_images(folder: Path) -> bool:
+    try:
+        return bool(list_images(folder))
+    except ValueError:
+        return False
+
+
+def _key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _is_image(name: str) -> bool:
+    base = name.rpartition("/")[2]
+    return not base.startswith(".") and base.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def _only(shard: Path, key: str, infos: Sequence[tarfile.TarInfo]) -> tarfile.TarInfo:
+    """The image of a key."""
+    plain = [info for info in infos if info.name.rpartition(".")[0] == key]
+    found = plain or infos
+    if len(found) > 1:
+        names = ", ".join(info.name for info in found)
+        raise ValueError(f"{shard}: several images of one key, {names}; a sample is one image (a key ends at the first dot of a name)")
+    return found[0]
+
+
+def _member(shard: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
+    try:
+        height, width = image_size(f"{shard}/{info.name}", tar.extractfile(info))
+    except ValueError:
+        height, width = 0, 0
+    return Member(name=info.name, offset=info.offset_data, bytes=info.size, height=height, width=width)

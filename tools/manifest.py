@@ -1,0 +1,150 @@
+"""Measures a data set once: sizes, hashes, sharpness and duplicates of all images, in a manifest that training starts from.
+
+    python tools/manifest.py /data/LSDIR /data/FFHQ -o data.jsonl --min-side 512
+    python train_d3sr.py -opt options/train.yml --force_yml datasets.train.dataroot_gt=data.jsonl
+
+Every readable image has its line; one that the filters leave out says why. A rerun reads only files whose size or time changed, so
+filters can be changed at no cost. Paths are relative to the manifest.
+
+    python tools/manifest.py /data/LSDIR -o data.jsonl --shards shards --shard-size 1GB
+    python tools/manifest.py --index "shards/{00000..00127}.tar"
+
+The first also copies the images that are used into WebDataset shards, the second writes the indexes of shards that others made.
+"""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if TYPE_CHECKING:
+    from data.manifest import Entry
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folders of images (searched recursively), images or .txt lists")
+    parser.add_argument("-o", "--output", metavar="FILE.jsonl", help="the manifest; one that is there is brought up to date")
+    parser.add_argument("--min-side", type=int, default=512, help="leave out images with a shorter side, in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--min-sharpness", type=float, default=0.0, help="leave out images of less (variance of the Laplacian of 8-bit luma)"
+    )
+    parser.add_argument("--duplicates", choices=["drop", "keep"], default="drop", help="copies, exact and near (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=4, help="processes that read; the result does not depend on it (default: %(default)s)"
+    )
+    parser.add_argument("--shards", metavar="OUT", help="also write the used images as .tar shards to this new folder")
+    parser.add_argument("--shard-size", type=shard_bytes, default="1GB", help="of a shard: 500MB, 1GB, 2GiB ... (default: %(default)s)")
+    parser.add_argument(
+        "--index", metavar="SHARDS", help="write the indexes of these shards (a .tar, a folder of them, or braces), no manifest"
+    )
+    args = parser.parse_args(argv)
+    if bool(args.index) == bool(args.folders and args.output) or (args.index and (args.folders or args.output or args.shards)):
+        parser.error("expected FOLDER ... -o FILE.jsonl, or --index SHARDS alone")
+    if args.output and Path(args.output).suffix != ".jsonl":
+        parser.error(f"-o {args.output}: expected a name that ends in .jsonl, by which training knows a manifest")
+    if args.workers < 0:
+        parser.error("--workers must be at least 0")
+    return args
+
+
+def shard_bytes(text: str) -> int:
+    """1GB -> 1,000,000,000; 2GiB -> 2,147,483,648. Raises argparse.ArgumentTypeError for anything but a positive size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected a size like 500MB or 1GB, got {text!r}")
+    return size
+
+
+def summary(entries: "Sequence[Entry]", found: Counter[str], num_read: int, min_side: int, min_sharpness: float, dropped: bool) -> str:
+    """What there is and what is used, in lines for the terminal."""
+    import numpy as np
+
+    from data.sources import some
+
+    readable = [entry for entry in entries if entry.width]
+    used = [entry for entry in entries if not entry.left_out]
+    lines = [
+        f"images      {len(entries):,}, {_megapixels(entries):,.1f} megapixels ({num_read:,} read, the others unchanged)",
+        f"used        {len(used):,}, {_megapixels(used):,.1f} megapixels",
+    ]
+    for kind, what in (
+        ("unreadable", "unreadable"),
+        ("too small", f"too small (a side under {min_side} px)"),
+        ("blurred", f"blurred (sharpness under {min_sharpness:g})"),
+        ("duplicate", "exact duplicates" + ("" if dropped else ", kept")),
+        ("near duplicate", "near duplicates" + ("" if dropped else ", kept")),
+    ):
+        if found[kind]:
+            named = [f"{entry.path}: {entry.left_out.partition(': ')[2]}" for entry in entries if entry.why == kind]
+            lines.append(f"{found[kind]:,} {what}{some(named)}")
+    if readable:
+        values = np.quantile([entry.sharpness for entry in readable], QUANTILES)
+        shown = "  ".join(f"{quantile:.0%} {value:.4g}" for quantile, value in zip(QUANTILES, values, strict=True))
+        lines.append(f"sharpness   {shown}")
+    return "\n".join(lines)
+
+
+def make_manifest(args: argparse.Namespace) -> None:
+    """Measure, filter, write, report; then the shards, if they are asked for."""
+    from tqdm import tqdm
+
+    from data.manifest import file_of, measure_all, select, write_manifest
+    from data.shards import write_shards
+
+    def progress(items: "Iterable[Entry]", total: int) -> "Iterable[Entry]":
+        return tqdm(items, total=total, desc="reading", disable=None, dynamic_ncols=True)
+
+    measured, num_read = measure_all(args.folders, args.output, workers=args.workers, progress=progress)
+    dropped = args.duplicates == "drop"
+    entries, found = select(measured, min_side=args.min_side, min_sharpness=args.min_sharpness, drop_duplicates=dropped)
+    write_manifest(args.output, entries)
+    print(summary(entries, found, num_read, args.min_side, args.min_sharpness, dropped))
+    print(f"wrote {args.output}")
+    if args.shards:
+        used = [entry for entry in entries if not entry.left_out]
+        if not used:
+            raise ValueError(f"--shards {args.shards}: no image is left to write")
+        images = ((file_of(entry, args.output), {"path": entry.path, "sha256": entry.sha256}) for entry in used)
+        shards = write_shards(tqdm(images, total=len(used), desc="writing", disable=None), args.shards, args.shard_size)
+        print(f"wrote {len(shards)} shard(s) of {len(used):,} images, with their indexes: {shards[0]} ... {shards[-1].name}")
+
+
+def index_shards(root: str) -> None:
+    """Write the index beside every shard that `root` names."""
+    from data.shards import shard_paths, write_index
+
+    shards = shard_paths(root)
+    if not shards:
+        raise ValueError(f"{root}: no shards; give a .tar, a folder of them, or braces like shards/{{00000..00127}}.tar")
+    for shard in shards:
+        print(f"{shard}: {write_index(shard):,} images indexed")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        if args.index:
+            index_shards(args.index)
+        else:
+            make_manifest(args)
+    except (ValueError, OSError) as error:
+        print(f"manifest.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _megapixels(entries: "Iterable[Entry]") -> float:
+    return sum(entry.width * entry.height for entry in entries) / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
