@@ -23,6 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="folder of the base to write")
     parser.add_argument("--iterations", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=16, help="crops per iteration")
+    parser.add_argument("--channels", type=int, nargs=3, help="of the UNet's levels, multiples of 16 (default: 96 112 112)")
     parser.add_argument("--size", type=int, default=128, help="side of a crop in pixels")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="peak; 100 iterations of warm-up, then a cosine down to zero")
     parser.add_argument("--ema-decay", type=float, default=0.998)
@@ -93,7 +94,8 @@ def pretrain(args: argparse.Namespace) -> None:
     dataset = HRCrops([(path, 1.0) for path in args.data], gt_size=args.size, scale=4, seed=args.seed, use_hflip=True)
     print(dataset.report())
     state_path = Path(args.out) / "pretrain_state.pt"
-    unet = new_unet(TINY_UNET, args.seed).to(args.device, memory_format=torch.channels_last)
+    sizes = {"block_out_channels": args.channels} if args.channels else {}
+    unet = new_unet(TINY_UNET | sizes, args.seed).to(args.device, memory_format=torch.channels_last)
     ema = {name: p.detach().clone() for name, p in unet.named_parameters()}
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     alphas_cumprod = scaled_linear_alphas_cumprod()

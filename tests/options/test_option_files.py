@@ -32,7 +32,8 @@ def test_all_option_files_of_the_issue_exist() -> None:
     top = {"train", "train_dfosd", "train_tiny", "test", "test_sd21"}
     table_5 = {"loss_mse", "loss_lpips", "loss_ea_lpips", "loss_dists", "loss_ea_dists"}
     table_6 = {"disc_none", "disc_vanilla", "disc_diffusion_gan", "disc_nad_sd21", "disc_nad_sdxl"}
-    assert {Path(file).stem for file in ABLATIONS} == table_5 | table_6
+    table_4, figure_3 = {"data_lsdir_ffhq", "data_own"}, {"scale_sd15", "scale_sd21", "scale_sdxl"}
+    assert {Path(file).stem for file in ABLATIONS} == table_4 | table_5 | table_6 | figure_3
     assert top <= {Path(file).stem for file in FILES}
 
 
