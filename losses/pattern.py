@@ -6,7 +6,7 @@ from torch import Tensor
 from losses.features import check_pair
 
 
-def repeated_pattern(sr: Tensor, hr: Tensor, period: int, blocks: int = 8) -> Tensor:
+def repeated_pattern(sr: Tensor, hr: Tensor, period: int, blocks: int = 4) -> Tensor:
     """Mean square of what the error sr - hr has in common from block to block; float32 scalar.
 
     sr, hr: (N, 3, H, W) in [0, 1], sides multiples of `period` and at least period * blocks. In every neighbourhood of blocks x blocks
