@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from models.generator import base_of, read_generator_config
+from models.generator import MERGED, base_of, read_generator_config
 from models.pretrained_files import WEIGHTS_NAMES, find_file, is_local
 
 
@@ -23,9 +23,14 @@ def describe_generator(path: str, base: str | None = None) -> str:
     parts = {"UNet": (source, "unet"), "autoencoder": (vae, "") if vae else (source, "vae")}
     counts = {name: _stored_at(*place) for name, place in parts.items()}
     trained = sum(stored_parameters(file) for file in Path(path).glob("*.safetensors"))
+    what = f"{trained:,} trained parameters ({config['train']})"
+    place = f"base model: {_place(source)}"
+    if config["train"] == MERGED:
+        what = "merged, whole in itself" + (f"; network_g.pretrained ({base}) is not used" if base else "")
+        place = f"merged from: {config.get('merged_from', {}).get('name', 'unknown')}, trained on {config['base']}"
     lines = [
-        f"generator: {path}, T_L = {config['timestep']}, x{config['scale']}, {trained:,} trained parameters ({config['train']})",
-        f"base model: {_place(source)}",
+        f"generator: {path}, T_L = {config['timestep']}, x{config['scale']}, {what}",
+        place,
         *([f"autoencoder: {_place(vae)}"] if vae else []),
         "parameters: " + ", ".join(f"{name} {'unknown' if count is None else f'{count:,}'}" for name, count in counts.items()),
     ]

@@ -215,7 +215,7 @@ def base_of(path: str | Path, config: dict, base: str | None = None) -> str:
 
     A merged folder is its own base, whatever is told: what it was trained on is no longer needed and would undo the training.
     """
-    if config["train"] == MERGED:
+    if config.get("train") == MERGED:
         return str(path)
     return base or (str(path) if (Path(path) / "unet" / "config.json").is_file() else config["base"])
 
@@ -254,7 +254,7 @@ def load_generator(
     autoencoder = load_autoencoder(vae or source, None if vae else revision, subfolder="" if vae else "vae")
     prompt = state["prompt_embedding"].float()
     generator = Generator(unet, autoencoder, load_alphas_cumprod(source, revision), prompt, config["timestep"], config["scale"])
-    return _cast(generator, dtype).requires_grad_(False).eval()
+    return _in_own_memory(_cast(generator, dtype)).requires_grad_(False).eval()
 
 
 def _read_generator_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -268,6 +268,14 @@ def _cast(generator: Generator, dtype: torch.dtype) -> Generator:
     cast(generator.unet, dtype)
     if any(True for _ in generator.autoencoder.parameters()):
         cast(generator.autoencoder, dtype)
+    return generator
+
+
+def _in_own_memory(generator: Generator) -> Generator:
+    """Copies weights that still lie in a memory-mapped file: their alignment there decides how sums are rounded, and the same weights must
+    give the same picture from whatever file they come."""
+    for parameter in generator.parameters():
+        parameter.data = parameter.data.clone()
     return generator
 
 

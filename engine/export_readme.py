@@ -1,0 +1,124 @@
+"""README.md of an exported folder: what it is and how to load it, also without this repository; a test runs its program."""
+
+from string import Template
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.generator import Generator
+
+TEXT = Template("""# $name
+
+A generator for x$scale super-resolution in one diffusion step ([D3SR](https://arxiv.org/abs/2410.04224)), merged into one folder:
+$origin, at the timestep T_L = $timestep, weights in $dtype. The base model was `$base`; its licence holds for these weights too.
+`config.json` keeps how it was trained, under `merged_from`.
+
+## With the D3SR repository
+
+```
+python test_d3sr.py -opt options/test.yml -i photo.jpg -o OUT --force_yml network_g.path=$name
+```
+
+restores pictures of any size (in tiles, bounded memory), transparent, grey and 16 bit ones too. In a program:
+`models.generator.load_generator("$name")`.
+
+## With diffusers alone
+
+Run where `$name/` lies$condition. The picture is computed as a whole, so a large one needs much memory.
+
+```python
+$program```
+$onnx""")
+
+PROGRAM = Template("""import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import ${kinds}DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
+$imports
+folder = "$name"
+config = json.load(open(f"{folder}/config.json"))
+prompt = load_file(f"{folder}/generator.safetensors")["prompt_embedding"][None]
+alpha_bar = DDPMScheduler.from_pretrained(folder, subfolder="scheduler").alphas_cumprod[config["timestep"]]
+unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32)
+vae = $load
+
+lr = torch.from_numpy(np.array(Image.open("photo.png").convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1
+height, width = (side * config["scale"] for side in lr.shape[-2:])
+lr_up = F.interpolate(lr, size=(height, width), mode="bicubic").clamp(-1, 1)
+lr_up = F.pad(lr_up, (0, -width % $multiple, 0, -height % $multiple), mode="reflect")
+with torch.no_grad():
+    z = $encode
+    noise_pred = unet(z, config["timestep"], encoder_hidden_states=prompt).sample
+    z_hat = (z - (1 - alpha_bar).sqrt() * noise_pred) / alpha_bar.sqrt()  # Eq. 1
+    sr = $decode[0, :, :height, :width]
+Image.fromarray(((sr.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save("restored.png")
+""")
+
+DECODE = "vae.decode(z_hat / vae.config.scaling_factor).sample"
+LOAD = 'from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)'
+AUTOENCODERS = {
+    "AutoencoderKL": {
+        "kinds": "AutoencoderKL, ",
+        "load": f"AutoencoderKL.{LOAD}",
+        "encode": "vae.encode(lr_up).latent_dist.mode() * vae.config.scaling_factor",
+        "decode": DECODE,
+        "imports": "",
+        "condition": "",
+    },
+    "AutoencoderTiny": {
+        "kinds": "AutoencoderTiny, ",
+        "load": f"AutoencoderTiny.{LOAD}",
+        "encode": "vae.encode(lr_up).latents * vae.config.scaling_factor",
+        "decode": DECODE,
+        "imports": "",
+        "condition": "",
+    },
+    "BlockTransform": {
+        "kinds": "",
+        "load": 'BlockTransform.from_pretrained(f"{folder}/vae")',
+        "encode": "vae.encode(lr_up)",
+        "decode": "vae.decode(z_hat)",
+        "imports": "\nfrom models.block_transform import BlockTransform\n",
+        "condition": ", with PYTHONPATH set to the D3SR repository, since diffusers has no block transform",
+    },
+}
+
+ONNX = Template("""
+## With onnxruntime alone
+
+`model.onnx`, float32: input `lr_up` (1, 3, H, W) in [-1, 1], the picture already enlarged (bicubic) and both sides padded to multiples of
+$multiple; output `sr`, the same size, clamped to [-1, 1]. Feed large pictures in overlapping tiles. The file's metadata (`d3sr.scale`,
+`d3sr.size_multiple`) repeat these numbers.
+
+```python
+sr = onnxruntime.InferenceSession("$name/model.onnx").run(["sr"], {"lr_up": lr_up})[0]  # numpy float32
+```
+""")
+
+
+def readme(name: str, generator: "Generator", config: dict, dtype: str, with_onnx: bool) -> str:
+    """The text.
+
+    Args:
+        name: of the folder.
+        config: config.json of the generator that was merged.
+        dtype: of the stored weights, as the options call it.
+    """
+    autoencoder = AUTOENCODERS[type(generator.autoencoder.model).__name__]
+    multiple = generator.size_multiple
+    origin = config.get("merged_from", config)
+    trained = f"{origin['name']}, iteration {origin['iteration']}" if {"name", "iteration"} <= set(origin) else "a trained generator"
+    return TEXT.substitute(
+        name=name,
+        scale=generator.scale,
+        timestep=generator.timestep,
+        origin=trained,
+        base=config["base"],
+        dtype=dtype,
+        condition=autoencoder["condition"],
+        program=PROGRAM.substitute(name=name, multiple=multiple, **{key: autoencoder[key] for key in autoencoder if key != "condition"}),
+        onnx=ONNX.substitute(name=name, multiple=multiple) if with_onnx else "",
+    )
