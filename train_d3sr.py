@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from engine.distributed import World
-    from engine.logs import Means
+    from engine.health import DiscriminatorHealth
+    from engine.logs import Means, RunLog
     from engine.run import Run
     from engine.validation import Validation
     from models.discriminator import Discriminator
     from models.generator import Generator
     from models.noising import NoiseAware
 
+STOPPED = 130  # the exit status that shells give to Ctrl-C
 DEBUG = (
     "train.total_iter=8",
     "train.scheduler.warmup_iter=0",
@@ -145,7 +147,6 @@ def generator_step(
 
     from engine.distributed import synchronised
     from engine.objectives import GENERATOR_STEP, SHIFT, draw, frozen, generator_objective, sample_seed
-    from engine.optimization import update
     from losses.pattern import repeated_pattern
     from losses.perceptual import shifted_distance
     from losses.spatial import spatial_loss
@@ -163,7 +164,7 @@ def generator_step(
             sr = (sr + 1) / 2
             spatial, parts = spatial_loss(sr, hr, shifted, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
             if t.pattern_weight:
-                pattern = repeated_pattern(sr, hr, generator.autoencoder.factor)
+                pattern = repeated_pattern(sr, hr, generator.size_multiple)
                 spatial = spatial + t.pattern_weight * pattern
                 means.add(pattern=pattern.detach())
             spatial_gradient = torch.autograd.grad(scale * spatial, z_hat)[0]
@@ -180,17 +181,16 @@ def generator_step(
         if adversarial:
             with autocast():
                 judged.append((z_hat.detach(), generator.encode(hr * 2 - 1), indices))
-    norm, taken = update(run.optimizers["g"], run.scalers["g"], t.grad_clip)
-    run.count_step("g", taken)
-    means.add(gradient_g=norm)
+    means.add(gradient_g=run.step("g", t.grad_clip))
     return judged
 
 
-def discriminator_step(run: "Run", discriminator_all: Any, judged: list, options: TrainOptions, means: "Means", autocast: Any) -> None:
+def discriminator_step(
+    run: "Run", discriminator_all: Any, judged: list, options: TrainOptions, means: "Means", health: "DiscriminatorHealth", autocast: Any
+) -> None:
     """Updates the discriminator on L_D (Eq. 3): real and generated latents under noise."""
     from engine.distributed import mean_of, synchronised
     from engine.objectives import FAKE, REAL, discriminator_objective, draw
-    from engine.optimization import update
 
     d, seed, real_sign = options.network_d, options.manual_seed, 0.0
     for number, (z_hat, z_hr, indices) in enumerate(judged):
@@ -203,40 +203,46 @@ def discriminator_step(run: "Run", discriminator_all: Any, judged: list, options
                 )
             run.scalers["d"].scale(loss_d / len(judged)).backward()
         means.add(loss_d=loss_d, real_logits=real_logits.mean(), fake_logits=fake_logits.mean())
+        health.add(real_logits, real.timesteps, fake_logits, fake.timesteps)
         real_sign += real_logits.sign().mean() / len(judged)
-    norm, taken = update(run.optimizers["d"], run.scalers["d"], options.train.grad_clip)
-    run.count_step("d", taken)
-    means.add(gradient_d=norm)
+    means.add(gradient_d=run.step("d", options.train.grad_clip))
     if run.noising.adaptive:
         run.noising.observe(mean_of(real_sign))
 
 
-def train(options: TrainOptions, world: "World") -> None:
-    """The training of Sec. 3.4."""
+def open_run_folder(options: TrainOptions, world: "World") -> "tuple[Path, RunLog]":
+    """The run's folder and its log; a former run of this name makes way where path.resume is false."""
+    from engine.checkpoint import archive
+    from engine.logs import RunLog
+
+    folder, tensorboard = Path(options.path.experiments_root) / options.name, Path(options.path.tb_root) / options.name
+    archived = [archive(former) for former in (folder, tensorboard)] if world.is_main and not options.path.resume else []
+    log = RunLog(folder, options.name, tensorboard if options.logger.use_tb_logger else None, world)
+    for place in filter(None, archived):
+        log.info(f"the former run of this name is now {place}")
+    return folder, log
+
+
+def train(options: TrainOptions, world: "World") -> bool:
+    """The training of Sec. 3.4. Returns False where a signal ended it early."""
     import torch
     from tqdm import tqdm
 
     from data.loading import endless_batches
     from data.sampler import ShardedSampler
-    from engine.checkpoint import archive, newest_intact_state
+    from engine.checkpoint import newest_intact_state
     from engine.distributed import dtype_of, from_main, parallel
-    from engine.logs import Means, RunLog, Speed, peak_memory_gib
+    from engine.housekeeping import Housekeeping, Schedule
     from engine.objectives import sample_seed
     from engine.optimization import learning_rate_factor, set_learning_rate
     from engine.release import parameter_summary
-    from engine.run import resume_run, save_run
+    from engine.run import resume_run
     from losses.perceptual import build_perceptual
 
-    # Run folder and log
-    t, logger = options.train, options.logger
-    folder, tensorboard = Path(options.path.experiments_root) / options.name, Path(options.path.tb_root) / options.name
-    archived = [archive(former) for former in (folder, tensorboard)] if world.is_main and not options.path.resume else []
-    log = RunLog(folder, options.name, tensorboard if logger.use_tb_logger else None, world)
-    for place in filter(None, archived):
-        log.info(f"the former run of this name is now {place}")
-
     # Pictures, before anything heavy is loaded
-    d, dataset = options.datasets.train, build_dataset(options)
+    t, d, logger = options.train, options.datasets.train, options.logger
+    folder, log = open_run_folder(options, world)
+    dataset = build_dataset(options)
     log.info(dataset.report())
     validation = build_validation(options, world, folder / "visualization")
 
@@ -247,6 +253,10 @@ def train(options: TrainOptions, world: "World") -> None:
         resume_run(run, state)
         log.info(f"resuming {state}")
     log.write_options(to_yaml(options))
+    schedule = Schedule(t.total_iter, logger.print_freq, options.val.val_freq, logger.save_checkpoint_freq, t.check_ranks)
+    samples = d.batch_size_per_gpu * world.size * t.accumulate
+    keeper = Housekeeping(run, world, folder, log, validation, schedule, samples, logger.keep_last, options.val.best)
+    keeper.begin()
     log.info(f"generator: {parameter_summary(run.generator)}")
     generator_all, discriminator_all = parallel(run.generator, world), None
     if run.discriminator is not None:
@@ -257,59 +267,43 @@ def train(options: TrainOptions, world: "World") -> None:
     perceptual = perceptual.to(world.device) if perceptual is not None else None
 
     # Batches
-    samples = d.batch_size_per_gpu * world.size * t.accumulate
-    loader = endless_batches(
-        dataset,
-        d.batch_size_per_gpu,
-        ShardedSampler(rank=world.rank, world_size=world.size, start=run.iteration * samples),
-        workers=d.num_worker_per_gpu,
-        device=world.device,
-        warn=log.warning,
-    )
+    sampler = ShardedSampler(rank=world.rank, world_size=world.size, start=run.iteration * samples)
+    workers = {"workers": d.num_worker_per_gpu, "device": world.device, "warn": log.warning}
+    loader = endless_batches(dataset, d.batch_size_per_gpu, sampler, **workers)
     learning_rates = {"g": t.optim_g.lr, "d": t.optim_d.lr}
 
     def autocast() -> torch.autocast:
         return torch.autocast(world.device.type, dtype_of(t.precision), enabled=t.precision != "fp32")
 
-    means, speed, logged = Means(), Speed(), run.iteration
     bar = tqdm(total=t.total_iter, initial=run.iteration, disable=not world.is_main, desc=options.name, dynamic_ncols=True)
-    while run.iteration < t.total_iter:
-        torch.manual_seed(sample_seed(options.manual_seed, run.iteration, 64 + world.rank))
-        factor = learning_rate_factor(run.iteration, t.total_iter, **dataclasses.asdict(t.scheduler))
-        for player, optimizer in run.optimizers.items():
-            set_learning_rate(optimizer, learning_rates[player] * factor)
+    stopped = False
+    with keeper.stop, bar:
+        while run.iteration < t.total_iter and not stopped:
+            torch.manual_seed(sample_seed(options.manual_seed, run.iteration, 64 + world.rank))
+            factor = learning_rate_factor(run.iteration, t.total_iter, **dataclasses.asdict(t.scheduler))
+            for player, optimizer in run.optimizers.items():
+                set_learning_rate(optimizer, learning_rates[player] * factor)
 
-        # The two players
-        batches = [next(loader) for _ in range(t.accumulate)]
-        judged = generator_step(run, generator_all, batches, perceptual, options, means, autocast)
-        if judged:
-            discriminator_step(run, discriminator_all, judged, options, means, autocast)
-        if run.average is not None:
-            run.average.update(run.iteration)
-        run.iteration += 1
-        bar.update()
+            # The two players
+            batches = [next(loader) for _ in range(t.accumulate)]
+            judged = generator_step(run, generator_all, batches, perceptual, options, keeper.means, autocast)
+            if judged:
+                discriminator_step(run, discriminator_all, judged, options, keeper.means, keeper.health, autocast)
+            if run.average is not None:
+                run.average.update(run.iteration)
+            run.iteration += 1
+            bar.update()
 
-        # Log, validate, save
-        last = run.iteration == t.total_iter
-        if run.iteration % logger.print_freq == 0 or last:
-            values = means.read(world) | {"learning_rate": learning_rates["g"] * factor}
-            values |= {"images_per_s": speed.read((run.iteration - logged) * samples), "memory_gib": peak_memory_gib(world.device)}
-            log.scalars("train", run.iteration, t.total_iter, values | {"skipped_steps": run.skipped_steps})
-            logged = run.iteration
-        if validation.sets and (run.iteration % options.val.val_freq == 0 or last):
-            with run.averaged() as generator:
-                run.metrics = validation.score(generator, run.iteration, log.warning)
-            if run.metrics:
-                log.scalars("val", run.iteration, t.total_iter, run.metrics)
-        if world.is_main and (run.iteration % logger.save_checkpoint_freq == 0 or last):
-            save_run(run, folder, logger.keep_last)
-    bar.close()
-    log.info(f"finished: {folder / 'models'}")
+            # Log, validate, save
+            stopped = keeper.after_iteration(learning_rates["g"] * factor)
+    if not stopped:
+        log.info(f"finished: {folder / 'models'}")
+    return not stopped
 
 
 def dry_run(options: TrainOptions) -> str:
     """What would be loaded from where, parameters and memory, in words; needs no weights, no network and no GPU."""
-    from data.image_io import list_images
+    from data.pictures import find_pictures
     from engine.dry_run import BatchPlan, PerceptualPlan, describe_training
     from models.sizes import DiscriminatorPlan, GeneratorPlan
 
@@ -331,7 +325,7 @@ def dry_run(options: TrainOptions) -> str:
         folders += [(f"val {name} LR", paired.dataroot_lq), (f"val {name} HR", paired.dataroot_gt)]
     return describe_training(
         generator, discriminator, PerceptualPlan(p.type, p.backbone, p.backbone_weights, p.dists_weights), batch,
-        folders=folders, list_images=list_images, start_from=options.path.pretrain_network_g,
+        folders=folders, list_images=find_pictures, start_from=options.path.pretrain_network_g,
     )  # fmt: skip
 
 
@@ -351,11 +345,12 @@ def main(argv: list[str] | None = None) -> int:
                     f"{args.opt}: num_gpu is {options.num_gpu}, but {world.size} process(es) were started: use "
                     f"torchrun --nproc_per_node {options.num_gpu}, or set num_gpu (and train.accumulate, to keep the batch)"
                 )
-            train(options, world)
+            return 0 if train(options, world) else STOPPED
     except (ValueError, OSError) as error:
         print(f"train_d3sr.py: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        return STOPPED
 
 
 if __name__ == "__main__":

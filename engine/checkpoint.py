@@ -30,6 +30,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = folder.with_name(folder.name + TEMPORARY)
     try:
+        _put_back(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
@@ -58,6 +59,13 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
             os.replace(former, folder)
         raise
     shutil.rmtree(former, ignore_errors=True)
+
+
+def _put_back(folder: Path) -> None:
+    # A kill between the two renames above left the former folder whole, but under its other name.
+    former = folder.with_name(folder.name + FORMER)
+    if former.exists() and not folder.exists():
+        os.replace(former, folder)
 
 
 def _flush(path: Path) -> None:
@@ -102,6 +110,8 @@ def state_folders(root: Path) -> list[Path]:
 
 def newest_intact_state(root: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest state whose files are whole; each damaged one before it is named through `warn`."""
+    for former in list(root.glob(f"*{FORMER}")):
+        _put_back(former.with_suffix(""))
     for folder in state_folders(root):
         damage = _damage(folder)
         if damage is None:

@@ -96,17 +96,27 @@ def synchronised(module: nn.Module, last: bool) -> AbstractContextManager:
     return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
-def mean_over_ranks(values: Tensor, world: World) -> Tensor:
-    """Average of a tensor over all processes."""
+def sum_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Sum of a tensor over all processes, in place."""
     if world.size > 1:
         dist.all_reduce(values)
-    return values / world.size
+    return values
+
+
+def mean_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Average of a tensor over all processes."""
+    return sum_over_ranks(values, world) / world.size
 
 
 def mean_of(value: Tensor) -> float:
     """Average of one number over all processes, as a float."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     return mean_over_ranks(value.detach().clone(), World(0, world_size, value.device)).item()
+
+
+def any_rank(flag: bool, world: World) -> bool:
+    """Whether the flag is up in any process, the same answer in all; every process must call it, and waits for the others."""
+    return flag if world.size == 1 else bool(sum_over_ranks(torch.tensor(float(flag), device=world.device), world).item())
 
 
 def gather(value: Any, world: World) -> list[Any]:

@@ -9,20 +9,23 @@ from typing import Any
 import torch
 
 from engine.checkpoint import copy_tensors, prune, read_optimizer, read_tensors, read_values, save_state
-from engine.optimization import MovingAverage
+from engine.health import not_finite
+from engine.optimization import MovingAverage, update
 from engine.release import save_release
 from models.discriminator import Discriminator
 from models.generator import Generator
 from models.noising import NoiseAware
 
 PATIENCE = 10
+NAMED = 3
 
 
 @dataclass
 class Run:
     """Both players ("g", and "d" where there is a discriminator), their optimizers and the moving average.
 
-    `release` is what every released config.json says of the run; `iteration` counts finished iterations.
+    `release` is what every released config.json says of the run; `iteration` counts finished iterations, `validated` is the one that
+    `metrics` belong to, and `best` the best of them so far, {"metric": "SET/METRIC", "value": ..., "iteration": ...} or still empty.
     """
 
     name: str
@@ -37,16 +40,45 @@ class Run:
     skipped_steps: int = 0
     skipped_in_a_row: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    validated: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
 
-    def count_step(self, player: str, taken: bool) -> None:
-        """Counts a step of "g" or "d" that was not taken because its gradient held a NaN or an inf; too many in a row end the run."""
+    def trained(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """What training changes, by player and name."""
+        players = {"g": self.generator, "d": self.discriminator}
+        return {player: network.trainable() for player, network in players.items() if network is not None}
+
+    def step(self, player: str, grad_clip: float | None) -> float:
+        """Updates "g" or "d" on the gradients at hand, and clears them; with a NaN or an inf among them the step is not taken, but counted.
+
+        Returns:
+            The gradient's norm before clipping.
+
+        Raises:
+            ValueError: that many in a row were not finite; it names the tensors.
+        """
+        in_a_row = self.skipped_in_a_row.get(player, 0)
+        broken = not_finite(self.trained()[player]) if in_a_row == PATIENCE - 1 else []  # only then is it worth looking at every tensor
+        norm, taken = update(self.optimizers[player], self.scalers[player], grad_clip)
         self.skipped_steps += not taken
-        self.skipped_in_a_row[player] = 0 if taken else self.skipped_in_a_row.get(player, 0) + 1
-        if self.skipped_in_a_row[player] >= PATIENCE:
+        self.skipped_in_a_row[player] = 0 if taken else in_a_row + 1
+        if self.skipped_in_a_row[player] == PATIENCE:
+            named = f"in {', '.join(broken[:NAMED])}" + (f" and {len(broken) - NAMED} more tensors" if len(broken) > NAMED else "")
             raise ValueError(
-                f"{PATIENCE} steps in a row without a finite gradient in network_{player}, at iteration {self.iteration}: "
-                f"lower train.optim_{player}.lr, or set train.precision: fp32"
+                f"{PATIENCE} steps in a row without a finite gradient in network_{player}, at iteration {self.iteration}: NaN or inf "
+                f"{named if broken else 'in the norm only'}. Lower train.optim_{player}.lr, or set train.precision: fp32"
             )
+        return norm
+
+    def note_best(self, metric: str, lower_better: bool) -> bool:
+        """Whether the last validation is the best so far by `metric` ("SET/METRIC"), and from now on the one to beat."""
+        value = self.metrics[metric]
+        if self.best.get("metric") == metric:
+            before = self.best["value"]
+            if not (value < before if lower_better else value > before):
+                return False
+        self.best = {"metric": metric, "value": value, "iteration": self.iteration}
+        return True
 
     @contextmanager
     def averaged(self) -> Iterator[Generator]:
@@ -58,11 +90,10 @@ class Run:
 def save_run(run: Run, folder: Path, keep_last: int) -> None:
     """Writes models/NAME_ITER (and NAME_ITER_ema) for people, and training_states/ITER to resume from."""
     models = folder / "models"
-    facts = {"name": run.name, "iteration": run.iteration, **run.release, "metrics": run.metrics}
-    save_release(models / f"{run.name}_{run.iteration}", run.generator, {**facts, "ema": False})
+    save_release(models / f"{run.name}_{run.iteration}", run.generator, {**_facts(run), "ema": False})
     if run.average is not None:
         with run.averaged() as generator:
-            save_release(models / f"{run.name}_{run.iteration}_ema", generator, {**facts, "ema": True})
+            save_release(models / f"{run.name}_{run.iteration}_ema", generator, {**_facts(run), "ema": True})
     for suffix in ("", "_ema"):
         prune(released(models, run.name, suffix, run.iteration), keep_last)
 
@@ -74,6 +105,8 @@ def save_run(run: Run, folder: Path, keep_last: int) -> None:
     values = {
         "skipped_steps": run.skipped_steps,
         "metrics": run.metrics,
+        "validated": run.validated,
+        "best": run.best,
         "release": run.release,
         "noising": run.noising.state_dict() if run.noising is not None else {},
         "noising_kind": type(run.noising).__name__,
@@ -81,6 +114,17 @@ def save_run(run: Run, folder: Path, keep_last: int) -> None:
     }
     optimizers = {f"optimizer_{player}": optimizer.state_dict() for player, optimizer in run.optimizers.items()}
     save_state(folder / "training_states", run.iteration, tensors, optimizers, values, keep_last)
+
+
+def save_best(run: Run, folder: Path) -> None:
+    """Writes models/NAME_best: the generator as it was validated, that is with its averaged weights where an average is kept."""
+    facts = {**_facts(run), "ema": run.average is not None, "best": run.best["metric"]}
+    with run.averaged() as generator:
+        save_release(folder / "models" / f"{run.name}_best", generator, facts)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {"name": run.name, "iteration": run.iteration, **run.release, "metrics": run.metrics}
 
 
 def released(models: Path, name: str, suffix: str, until: int) -> list[Path]:
@@ -109,6 +153,7 @@ def resume_run(run: Run, state: Path) -> None:
         moments = read_optimizer(state, f"optimizer_{player}")["state"]
         optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     run.iteration, run.skipped_steps, run.metrics = values["iteration"], values["skipped_steps"], values["metrics"]
+    run.validated, run.best = values.get("validated", run.iteration), values.get("best", {})  # older states lack them
     if run.noising is not None:
         kind = type(run.noising).__name__
         if values["noising_kind"] != kind:

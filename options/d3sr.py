@@ -52,6 +52,8 @@ class ValOptions:
     """Take from LR the colours' low frequencies (wavelet), their mean and deviation (adain), or all but the luma (ycbcr)."""
     metrics: dict[str, MetricOptions] = field(default_factory=dict)
     """Name in log and tables -> metric."""
+    best: str | None = None
+    """SET/METRIC by which models/NAME_best is chosen, each a name of datasets.val and of metrics; null = no best is kept."""
 
     def __post_init__(self) -> None:
         check(self.val_freq >= 1, f"val_freq must be at least 1, got {self.val_freq}")
@@ -123,6 +125,9 @@ class TrainOptions:
         for name, data in self.datasets.val.items():
             needed = f"expected HR images, which val.metrics.{compared[0]} compares with" if compared else ""
             check(not compared or data.dataroot_gt is not None, f"datasets.val.{name}.dataroot_gt: {needed}")
+        known = [f"{name}/{metric}" for name in self.datasets.val for metric in self.val.metrics]
+        best, listed = self.val.best, ", ".join(known) or "none, since there is no set or no metric to validate with"
+        check(best is None or best in known, f"val.best: expected SET/METRIC or null (known: {listed}), got {best!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +183,8 @@ class TestOptions:
     """Seed; restoration itself draws nothing at random."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto = cuda, else mps, else cpu."""
+    num_threads: int | Literal["auto"] = "auto"
+    """Of each process on a CPU; auto = as many as there are cores, also under torchrun. Another number rounds other last bits."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the networks; fp16 and bf16 halve memory and time on a GPU."""
     max_megapixels: float = 100.0
@@ -210,6 +217,7 @@ class TestOptions:
         check(self.scale >= 1, f"scale must be at least 1, got {self.scale}")
         check(self.manual_seed >= 0, f"manual_seed must not be negative, got {self.manual_seed}")
         check(all(self.inputs), "input must not hold an empty name")
+        check(self.num_threads == "auto" or self.num_threads >= 1, f"num_threads must be auto or at least 1, got {self.num_threads}")
         check(self.max_megapixels > 0, f"max_megapixels must be above 0, got {self.max_megapixels:g}")
         check(self.tile == "auto" or self.tile >= 0, f"tile must not be negative, got {self.tile}")
         check(self.tile_overlap >= 0, f"tile_overlap must not be negative, got {self.tile_overlap}")

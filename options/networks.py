@@ -229,9 +229,11 @@ class TrainingOptions:
     perceptual: PerceptualOptions
     """The perceptual loss and lambda_2."""
     pattern_weight: float = 0.0
-    """Weight of a loss against patterns that repeat with the autoencoder's grid; 0 as in the paper."""
+    """Weight of a loss against patterns that repeat with the network's grid (its size_multiple); 0 as in the paper."""
     adversarial_start: int = 0
     """Iteration from which the discriminator trains and the generator hears it."""
+    check_ranks: int = 1000
+    """Iterations between checks that all processes hold the same weights, one more at the start; 0 = none."""
 
     def __post_init__(self) -> None:
         check(self.total_iter >= 1, f"total_iter must be at least 1, got {self.total_iter}")
@@ -246,3 +248,4 @@ class TrainingOptions:
         check(self.adversarial_weight >= 0, f"adversarial_weight must not be negative, got {self.adversarial_weight}")
         check(self.mse_weight >= 0, f"mse_weight must not be negative, got {self.mse_weight}")
         check(self.adversarial_start >= 0, f"adversarial_start must not be negative, got {self.adversarial_start}")
+        check(self.check_ranks >= 0, f"check_ranks must not be negative, got {self.check_ranks}")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,8 +20,9 @@ from safetensors.torch import load_file
 
 import train_d3sr
 from data.hr_crops import collate
-from data.image_io import read_image, to_tensor, to_uint8, write_image
+from data.image_io import read_image, to_tensor, to_uint8
 from engine.distributed import World
+from engine.health import DiscriminatorHealth
 from engine.logs import Means
 from engine.restore import restore_picture
 from losses.perceptual import build_perceptual
@@ -31,21 +31,9 @@ from models.generator import load_generator
 from models.noising import NoiseAware
 from options.d3sr import load_train_options
 from tests.engine.test_distributed import free_port
-from tests.tiny_models import write_tiny_base
+from tests.short_training import OPTIONS, ROOT, assert_same_bits, logged, options_of, photo, settings, tensors_of, train, write_lab
 
-ROOT = Path(__file__).resolve().parents[1]
-OPTIONS = str(ROOT / "options/train_tiny.yml")
 MAIN = World(0, 1, torch.device("cpu"))
-
-
-def photo(side: int, seed: int) -> np.ndarray:
-    """Noise and shapes: uint8 (side, side, 3)."""
-    generator = np.random.default_rng(seed)
-    image = generator.integers(60, 200, (side // 8, side // 8, 3)).astype(np.uint8)
-    image = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
-    cv2.circle(image, tuple(generator.integers(0, side, 2).tolist()), side // 4, generator.integers(0, 255, 3).tolist(), -1)
-    cv2.rectangle(image, (2, 2), (side // 2, side // 3), generator.integers(0, 255, 3).tolist(), 2)
-    return image
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,14 +47,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, HR/ (five pictures of 64 pixels) and LR/ (16 pixels)."""
-    folder = tmp_path_factory.mktemp("lab")
-    write_tiny_base(folder / "base")
-    for index in range(5):
-        hr = photo(64, index)
-        write_image(folder / f"HR/{index}.png", hr)
-        write_image(folder / f"LR/{index}.png", cv2.resize(hr, (16, 16), interpolation=cv2.INTER_AREA))
-    return folder
+    """See `write_lab`."""
+    return write_lab(tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(autouse=True)
@@ -75,52 +57,6 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-
-
-def settings(lab: Path, out: Path, *changes: str) -> list[str]:
-    """Arguments of a short run of everything in fp32 below `out`, without validation; later changes win."""
-    small = [
-        "name=run", "num_gpu=auto", f"path.experiments_root={out / 'experiments'}", f"path.tb_root={out / 'tb'}",
-        f"datasets.train.dataroot_gt={lab / 'HR'}", "datasets.train.gt_size=32", "datasets.train.batch_size_per_gpu=2",
-        "datasets.train.num_worker_per_gpu=0", "datasets.val.samples=null", f"network_g.pretrained={lab / 'base'}",
-        f"network_d.pretrained={lab / 'base'}", "network_d.head_channels=8", "network_d.lora.rank=2", "network_d.lora.alpha=2",
-        "network_g.lora.rank=2", "network_g.lora.alpha=2", "train.total_iter=5", "train.precision=fp32", "train.ema_decay=0.9",
-        "train.scheduler.warmup_iter=2", "train.adversarial_start=0", "train.adversarial_weight=0.1",
-        "train.perceptual.backbone_weights=random", "logger.print_freq=1", "logger.save_checkpoint_freq=2", "logger.use_tb_logger=false",
-    ]  # fmt: skip
-    return ["-opt", OPTIONS, "--force_yml", *small, *changes]
-
-
-def train(lab: Path, out: Path, *changes: str) -> Path:
-    """Runs to the end; the run's folder."""
-    assert train_d3sr.main(settings(lab, out, *changes)) == 0
-    return out / "experiments/run"
-
-
-def options_of(lab: Path, out: Path, *changes: str) -> object:
-    return load_train_options(OPTIONS, settings(lab, out, *changes)[3:])
-
-
-def logged(run: Path, kind: str = "train") -> list[dict[str, float]]:
-    """The values of every log line of a kind, `iter` among them."""
-    lines = re.findall(rf"INFO: {kind}  iter (\d+)/\d+  (.*)", (run / "train_run.log").read_text())
-    return [{"iter": int(number)} | {k: float(v) for k, v in (pair.split(" ") for pair in text.split("  "))} for number, text in lines]
-
-
-def tensors_of(state: Path) -> dict[str, torch.Tensor]:
-    """Everything in a training state: weights of both players, average, moments."""
-    found = {f"{file.stem}.{name}": tensor for file in state.glob("*.safetensors") for name, tensor in load_file(file).items()}
-    for file in state.glob("*.pt"):
-        for number, moments in torch.load(file, weights_only=True)["state"].items():
-            found |= {f"{file.stem}.{number}.{name}": tensor for name, tensor in moments.items()}
-    return found
-
-
-def assert_same_bits(one: Path, other: Path) -> None:
-    mine, yours = tensors_of(one), tensors_of(other)
-    assert mine.keys() == yours.keys() and {name.split(".")[0] for name in mine} >= {"generator", "optimizer_g"}
-    assert [name for name in mine if not torch.equal(mine[name], yours[name])] == []
-    assert (one / "values.json").read_text() == (other / "values.json").read_text()
 
 
 def test_a_run_from_start_to_end(lab: Path, tmp_path: Path) -> None:
@@ -140,6 +76,12 @@ def test_a_run_from_start_to_end(lab: Path, tmp_path: Path) -> None:
     assert [line["iter"] for line in lines] == [1, 2, 3, 4, 5] and all(math.isfinite(value) for line in lines for value in line.values())
     wanted = {"mse", "perceptual", "loss_g", "loss_d", "real_logits", "fake_logits", "spatial_gradient", "gradient_g", "gradient_d"}
     assert wanted | {"images_per_s", "memory_gib", "skipped_steps"} <= set(lines[0])
+    for line in lines:
+        assert line["adversarial_ratio"] == pytest.approx(line["adversarial_gradient"] / line["spatial_gradient"], rel=1e-3)
+    for line, votes in zip(lines, logged(run, "health"), strict=True):
+        real = [value for name, value in votes.items() if name.startswith("real_logits_t")]
+        assert min(real) <= line["real_logits"] + 1e-6 and max(real) >= line["real_logits"] - 1e-6 and len(real) <= 2
+        assert all(0 <= value <= 1 for name, value in votes.items() if "accuracy" in name)
     cosine = [4e-4 * min(1, (i + 1) / 2) * 0.5 * (1 + math.cos(math.pi * i / 5)) for i in range(5)]
     assert [line["learning_rate"] for line in lines] == pytest.approx(cosine, rel=1e-3)
 
@@ -170,9 +112,9 @@ def uninterrupted(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_in_an_iteration() -> None:
-    import engine.optimization
+    import engine.run
 
-    update, calls = engine.optimization.update, []
+    update, calls = engine.run.update, []
 
     def update_until_the_sixth(*arguments: object) -> tuple[float, bool]:
         calls.append(1)
@@ -180,7 +122,7 @@ def kill_in_an_iteration() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return update(*arguments)
 
-    engine.optimization.update = update_until_the_sixth
+    engine.run.update = update_until_the_sixth
 
 
 def kill_in_a_save() -> None:
@@ -346,7 +288,7 @@ def test_the_generators_step_is_that_of_the_summed_loss(
         found["d"] = [p.grad for p in run.discriminator.parameters()]
         return 0.0, True
 
-    monkeypatch.setattr("engine.optimization.update", keep_gradients)
+    monkeypatch.setattr("engine.run.update", keep_gradients)
     before = [p.requires_grad for p in run.discriminator.parameters()]
     plain = lambda: torch.autocast("cpu", enabled=False)  # noqa: E731
     judged = train_d3sr.generator_step(run, run.generator, batches, perceptual, options, Means(), plain)
@@ -390,12 +332,12 @@ def test_real_and_generated_share_what_the_options_say(
     monkeypatch.setattr("engine.objectives.discriminator_objective", objective)
     judge = torch.nn.Linear(2, 1)
     run = SimpleNamespace(
-        noising=NoiseAware(), generator=SimpleNamespace(alphas_cumprod=None), count_step=lambda *_: None,
-        scalers={"d": torch.amp.GradScaler("cpu", enabled=False)}, optimizers={"d": torch.optim.SGD(judge.parameters(), 0.1)},
+        noising=NoiseAware(), generator=SimpleNamespace(alphas_cumprod=None), step=lambda *_: 0.0,
+        scalers={"d": torch.amp.GradScaler("cpu", enabled=False)},
     )  # fmt: skip
     options = options_of(lab, tmp_path, f"network_d.share_timesteps={timesteps}", f"network_d.share_noise={noise}")
-    z = torch.zeros(3, 4, 2, 2)
-    train_d3sr.discriminator_step(run, judge, [(z, z, [5, 6, 7])], options, Means(), lambda: torch.autocast("cpu", enabled=False))
+    z, health = torch.zeros(3, 4, 2, 2), DiscriminatorHealth(0, 999, MAIN.device)
+    train_d3sr.discriminator_step(run, judge, [(z, z, [5, 6, 7])], options, Means(), health, lambda: torch.autocast("cpu", enabled=False))
     real, fake = seen
     assert torch.equal(real.timesteps, fake.timesteps) == timesteps and torch.equal(real.noise, fake.noise) == noise
 
@@ -410,6 +352,7 @@ def test_ten_steps_without_a_finite_gradient_end_the_run(
     assert train_d3sr.main(settings(lab, tmp_path, "train.total_iter=50", "logger.save_checkpoint_freq=9")) == 2
     error = capsys.readouterr().err
     assert "10 steps in a row without a finite gradient in network_g, at iteration 9" in error and "Traceback" not in error
+    assert "NaN or inf in prompt_embedding, unet.conv_in.weight, unet.conv_in.bias and " in error
     state = tmp_path / "experiments/run/training_states/9"
     assert logged(tmp_path / "experiments/run")[-1]["skipped_steps"] == 9
     fresh = train_d3sr.build_run(options_of(lab, tmp_path), MAIN).generator.trainable()

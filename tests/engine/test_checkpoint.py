@@ -87,6 +87,19 @@ def test_what_a_kill_left_behind_is_cleared_away(tmp_path: Path, leftover: str) 
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only state there is was being replaced; so was a release, and the disk is full when it is written again."""
+    state = some_state(tmp_path / "states", 7)
+    os.replace(state, tmp_path / "states/7.former")
+    assert newest_intact_state(tmp_path / "states", pytest.fail) == state
+    (tmp_path / "x.former").mkdir()
+    (tmp_path / "x.former/a.txt").write_text("former")
+    with pytest.raises(ValueError, match="cannot write"):
+        write_folder(tmp_path / "x", refuse)
+    assert texts(tmp_path / "x") == {"a.txt": "former"}
+    assert {path.name for path in tmp_path.iterdir()} == {"states", "x"}
+
+
 @pytest.mark.parametrize("place", ["write", "fsync", "first rename", "second rename"])
 def test_a_fault_anywhere_leaves_the_former_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     folder = tmp_path / "models/x"

@@ -12,7 +12,20 @@ import pytest
 import torch
 from torch import nn
 
-from engine.distributed import World, choose_device, dtype_of, from_main, gather, mean_of, mean_over_ranks, parallel, start, synchronised
+from engine.distributed import (
+    World,
+    any_rank,
+    choose_device,
+    dtype_of,
+    from_main,
+    gather,
+    mean_of,
+    mean_over_ranks,
+    parallel,
+    start,
+    sum_over_ranks,
+    synchronised,
+)
 
 CPU = torch.device("cpu")
 
@@ -67,7 +80,8 @@ def test_a_world_of_one_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not torch.distributed.is_initialized()
         assert gather("a", world) == ["a"] and from_main("a", world) == "a"
         assert mean_over_ranks(torch.tensor([1.0, 2.0]), world).tolist() == [1.0, 2.0]
-        assert mean_of(torch.tensor(3.0)) == 3.0
+        assert mean_of(torch.tensor(3.0)) == 3.0 and sum_over_ranks(torch.tensor(3.0), world) == 3.0
+        assert any_rank(True, world) and not any_rank(False, world)
         module = nn.Linear(1, 1)
         assert parallel(module, world) is module
 
@@ -104,14 +118,15 @@ def _exchange(world: World) -> tuple[Any, ...]:
     values = mean_over_ranks(torch.tensor([1.0, 10.0]) * (world.rank + 1), world).tolist()
     one = torch.tensor(4.0 + world.rank)
     found = gather({"rank": world.rank}, world), from_main(f"from {world.rank}", world), mean_of(one), one.item()
+    found += sum_over_ranks(one, world).item(), any_rank(world.rank == 1, world), any_rank(False, world)
     return world.rank, world.size, world.is_main, values, *found
 
 
 def test_two_processes_exchange_values() -> None:
     everyone = [{"rank": 0}, {"rank": 1}]
     assert in_processes(2, _exchange) == [
-        (0, 2, True, [1.5, 15.0], everyone, "from 0", 4.5, 4.0),
-        (1, 2, False, [1.5, 15.0], everyone, "from 0", 4.5, 5.0),
+        (0, 2, True, [1.5, 15.0], everyone, "from 0", 4.5, 4.0, 9.0, True, False),
+        (1, 2, False, [1.5, 15.0], everyone, "from 0", 4.5, 5.0, 9.0, True, False),
     ]
 
 

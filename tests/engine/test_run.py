@@ -1,6 +1,7 @@
 """A run saved and put back: every bit of what changes, and nothing else on the disk."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 import torch
 
 from engine.checkpoint import newest_intact_state
-from engine.optimization import MovingAverage, build_adamw, update
-from engine.run import PATIENCE, Run, resume_run, save_run
+from engine.optimization import MovingAverage, build_adamw
+from engine.run import PATIENCE, Run, resume_run, save_best, save_run
 from models.discriminator import build_discriminator
 from models.generator import build_generator, load_generator
 from models.noising import NOISINGS
@@ -50,8 +51,8 @@ def advance(run: Run, iterations: int) -> None:
         for number, player in enumerate(filter(None, (run.generator, run.discriminator))):
             for index, parameter in enumerate(player.trainable().values()):
                 parameter.grad = noise_like(*parameter.shape, seed=1000 * run.iteration + 10 * index + number)
-        for name, optimizer in run.optimizers.items():
-            run.count_step(name, update(optimizer, run.scalers[name], 1.0)[1])
+        for name in run.optimizers:
+            run.step(name, 1.0)
         if run.average is not None:
             run.average.update(run.iteration)
         if run.noising is not None:
@@ -222,15 +223,74 @@ def test_the_loss_scale_goes_on_and_a_run_may_turn_to_fp16(base: Path, tmp_path:
         assert {scaler.get_scale() for scaler in resumed.scalers.values()} == {expected}
 
 
-def test_ten_skipped_steps_in_a_row_of_one_player_end_the_run(base: Path) -> None:
+def give_gradients(run: Run, player: str, *broken: str) -> None:
+    """Ones, and one NaN or one inf in each of the broken tensors."""
+    for name, parameter in run.trained()[player].items():
+        parameter.grad = torch.ones_like(parameter)
+        if name in broken:
+            parameter.grad.view(-1)[-1] = (math.nan, -math.inf)[broken.index(name) % 2]
+
+
+def test_ten_skipped_steps_in_a_row_of_one_player_end_the_run_and_name_the_tensors(base: Path) -> None:
     run = make_run(base)
-    run.iteration = 77
+    run.iteration, names = 77, list(run.trained()["g"])
+
+    def step(player: str, *broken: str) -> None:
+        give_gradients(run, player, *broken)
+        run.step(player, 1.0)
+
     for _ in range(PATIENCE - 1):
-        run.count_step("g", False)
-    run.count_step("g", True)
+        step("g", names[0])
+    step("g")
     for _ in range(PATIENCE - 1):
-        run.count_step("g", False)
-        run.count_step("d", True)
+        step("g", names[0])
+        step("d")
     assert run.skipped_steps == 2 * (PATIENCE - 1)
-    with pytest.raises(ValueError, match="10 steps in a row.*network_g, at iteration 77: lower train.optim_g.lr"):
-        run.count_step("g", False)
+    with pytest.raises(ValueError) as caught:
+        step("g", *names[3:8])
+    told = f"in network_g, at iteration 77: NaN or inf in {names[3]}, {names[4]}, {names[5]} and 2 more tensors. Lower train.optim_g.lr"
+    assert f"10 steps in a row without a finite gradient {told}" in str(caught.value)
+
+
+def test_a_norm_that_overflows_is_not_blamed_on_a_tensor(base: Path) -> None:
+    run = make_run(base, kind=None)
+    with pytest.raises(ValueError, match="NaN or inf in the norm only"):
+        for _ in range(PATIENCE):
+            for parameter in run.trained()["g"].values():
+                parameter.grad = torch.full_like(parameter, 1e38)
+            run.step("g", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lower_better", "values", "iterations"), [(False, (3.0, 2.0, 3.0, 4.0), [1, 4]), (True, (3.0, 3.0, 2.0, 4.0), [1, 3])]
+)
+def test_the_best_is_the_first_of_the_best_and_is_never_pruned(
+    base: Path, tmp_path: Path, lower_better: bool, values: tuple, iterations: list[int]
+) -> None:
+    run, best = make_run(base), []
+    for value in values:
+        advance(run, 1)
+        run.metrics = {"set/score": value, "set/other": -value}
+        if run.note_best("set/score", lower_better):
+            save_best(run, tmp_path)
+            best.append(run.iteration)
+        save_run(run, tmp_path, keep_last=1)
+        run = resumed(run, make_run(base), tmp_path)
+    assert best == iterations
+    assert {folder.name for folder in (tmp_path / "models").iterdir()} == {"r_4", "r_4_ema", "r_best"}
+    config = json.loads((tmp_path / "models/r_best/config.json").read_text())
+    assert (config["iteration"], config["ema"], config["best"]) == (best[-1], True, "set/score")
+    assert config["metrics"]["set/score"] == values[best[-1] - 1] == run.best["value"]
+    again = make_run(base)
+    advance(again, best[-1])
+    with torch.no_grad(), again.averaged() as generator:
+        torch.testing.assert_close(
+            load_generator(tmp_path / "models/r_best")(picture(1, 3, 8, 8))[0], generator(picture(1, 3, 8, 8))[0], rtol=1e-4, atol=1e-4
+        )
+    assert run.note_best("set/other", False), "another metric starts anew"
+
+
+def resumed(run: Run, fresh: Run, folder: Path) -> Run:
+    """A freshly built run in the state that `run` has just saved."""
+    resume_run(fresh, folder / f"training_states/{run.iteration}")
+    return fresh

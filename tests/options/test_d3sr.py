@@ -50,6 +50,8 @@ FIXED_KEYS = [
     "val.val_freq=5",
     "val.save_img=false",
     "val.metrics={niqe: {type: niqe}}",
+    "val.best=realsr/psnr",
+    "train.check_ranks=0",
     "logger.print_freq=1",
     "logger.save_checkpoint_freq=5",
     "logger.keep_last=1",
@@ -117,6 +119,9 @@ def test_keys_of_a_test_that_others_rely_on(assignment: str) -> None:
         ("num_gpu=0", "num_gpu: must be auto or at least 1"),
         ("scale=2.5", "scale: expected an integer, got 2.5"),
         ("manual_seed=-1", "manual_seed: must not be negative"),
+        ("train.check_ranks=-1", "train.check_ranks: must not be negative"),
+        ("val.best=psnr", "val.best: expected SET/METRIC or null (known: realsr/psnr, realsr/ssim), got 'psnr'"),
+        ("val={best: realsr/psnr, metrics: {niqe: {type: niqe}}}", "(known: realsr/niqe), got 'realsr/psnr'"),
         ("logger.keep_last=0", "logger.keep_last: must be at least 1"),
         ("val.metrics.psnr.crop_border=-1", "val.metrics.psnr.crop_border: must not be negative"),
     ],
@@ -135,6 +140,7 @@ def test_impossible_values_of_a_training_are_refused(assignment: str, message: s
         ("input=[a, '']", "input: must not hold an empty name"),
         ("color_fix=wavlet", "color_fix: expected none | wavelet | adain | ycbcr, got 'wavlet'; did you mean wavelet?"),
         ("tile=large", "tile: expected"),
+        ("num_threads=0", "num_threads: must be auto or at least 1, got 0"),
         ("max_megapixels=0", "max_megapixels: must be above 0, got 0"),
         ("output.quality=101", "output.quality: must lie in 1..100, got 101"),
         ("output.suffix=a/b", "output.suffix: expected what can stand in a file's name, got 'a/b'"),
@@ -146,6 +152,11 @@ def test_impossible_values_of_a_training_are_refused(assignment: str, message: s
 )
 def test_impossible_values_of_a_test_are_refused(assignment: str, message: str) -> None:
     assert message in refusal("options/test.yml", assignment)
+
+
+def test_without_a_set_nothing_can_be_the_best() -> None:
+    message = refusal("options/train.yml", "val.best=realsr/psnr", "datasets.val.realsr=null")
+    assert "val.best: expected SET/METRIC or null (known: none, since there is no set or no metric" in message
 
 
 def test_fp16_needs_a_gpu() -> None:
