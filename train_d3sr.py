@@ -3,7 +3,7 @@
     python train_d3sr.py -opt options/train_tiny.yml
     torchrun --nproc_per_node 4 train_d3sr.py -opt options/train.yml
 
-Running the same command again resumes.
+Running the same command again resumes. Ctrl-C, or SIGTERM, finishes the iteration and saves first.
 """
 
 import argparse

@@ -34,7 +34,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
-        for path in (*temporary.iterdir(), temporary):
+        for path in (*temporary.rglob("*"), temporary):
             _flush(path)
         _put_in_place(temporary, folder)
         _flush(folder.parent)
@@ -42,7 +42,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"cannot write {folder}: {reason}. Free some space or choose another path; older checkpoints are intact"
+            f"cannot write {folder}: {reason}. Free some space or choose another path; what was there before is intact"
         ) from error
 
 

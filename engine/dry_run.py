@@ -16,7 +16,7 @@ from engine.memory import GIB, Memory, estimate_memory, with_perceptual
 from engine.release import parameter_summary
 from losses.dists import DISTS_FILE
 from losses.features import get_backbone
-from models.generator import read_generator_config
+from models.generator import MERGED, read_generator_config
 from models.pretrained_files import MIRRORS, is_local
 from models.sizes import (
     DiscriminatorPlan,
@@ -128,6 +128,8 @@ def describe_release(folder: str) -> str:
         config = read_generator_config(folder)
     except ValueError as error:
         return f"{folder}: {MISSING}: {error}"
+    if config["train"] == MERGED:
+        return f"{folder}: {MISSING}: a merged model cannot be trained on; give the folder that it was exported from"
     return f"{folder} (folder; trained from {config['base']})"
 
 

@@ -144,7 +144,7 @@ def meta_generator(plan: GeneratorPlan, *, dtype: torch.dtype = torch.float32, a
     prompt = torch.empty(plan.prompt_tokens, unet.config.cross_attention_dim, device="meta")
     if plan.train == "full":
         unet.requires_grad_(True)
-    elif adapted:
+    elif adapted and plan.train == "lora":
         add_lora(unet, plan.rank, plan.alpha, plan.targets)
     return Generator(unet, autoencoder, torch.empty(NUM_TIMESTEPS, device="meta"), prompt, timestep=0)
 

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+OPTIONAL = "requirements-onnx.txt"
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 MAIN_JOB = "python test_d3sr.py -opt options/test.yml"
 TESTS = "python -m pytest"
@@ -32,8 +33,8 @@ def read(file: str) -> str:
     return (ROOT / file).read_text(encoding="utf-8")
 
 
-def requirements() -> list[Requirement]:
-    lines = [line.split("#")[0].strip() for line in read("requirements.txt").splitlines()]
+def requirements(file: str = "requirements.txt") -> list[Requirement]:
+    lines = [line.split("#")[0].strip() for line in read(file).splitlines()]
     return [Requirement(line) for line in lines if line]
 
 
@@ -70,7 +71,8 @@ def test_ci_runs_what_the_readme_says() -> None:
 
 def test_every_requirement_is_pinned_within_its_range() -> None:
     pinned = pins()
-    versions = {str(wanted): pinned.get(canonicalize_name(wanted.name)) for wanted in requirements()}
+    everything = [*requirements(), *requirements(OPTIONAL)]
+    versions = {str(wanted): pinned.get(canonicalize_name(wanted.name)) for wanted in everything}
     assert [text for text, version in versions.items() if version is None or not Requirement(text).specifier.contains(version)] == []
 
 
@@ -104,6 +106,7 @@ def test_what_a_pinned_package_needs_is_pinned() -> None:
 
 def test_every_import_is_a_requirement() -> None:
     listed = {canonicalize_name(wanted.name) for wanted in requirements()}
+    optional = {wanted.name for wanted in requirements(OPTIONAL)}  # perhaps not installed; imported by their own names
     providers = metadata.packages_distributions()
     sources = [path for path in tracked() if path.suffix == ".py"]
     ours = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in sources}
@@ -112,7 +115,7 @@ def test_every_import_is_a_requirement() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for top in {name.split(".")[0] for name in names} - ours - sys.stdlib_module_names:
+            for top in {name.split(".")[0] for name in names} - ours - optional - sys.stdlib_module_names:
                 if not listed & {canonicalize_name(provider) for provider in providers.get(top, [])}:
                     unlisted.add(f"{path.relative_to(ROOT)}: {top}")
     assert unlisted == set()

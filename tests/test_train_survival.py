@@ -155,8 +155,12 @@ def launched(arguments: list[str], prepare: Callable[[int], None], rank: int = 0
 
 
 def exit_code(process: multiprocessing.Process) -> int:
-    process.join(120)
+    """Waits for the process itself: `join` would also wait for the loader processes that it left behind."""
+    until = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < until:
+        time.sleep(0.01)
     process.kill()
+    process.join()
     return process.exitcode
 
 

@@ -80,7 +80,7 @@ def describe_generator(plan: "GeneratorPlan", size: int) -> list[str]:
     generator = meta_generator(plan)
     rows = generator_macs(meta_generator(plan, adapted=False), size)
     macs = total(rows.values())
-    how = "all of the UNet trained"
+    how = "merged" if plan.train == "merged" else "all of the UNet trained"
     if plan.train == "lora":
         how = f"LoRA of rank {plan.rank}, not merged"
         merged, macs = macs, total(generator_macs(generator, size).values())

@@ -147,7 +147,7 @@ def test_real_lack_of_space_is_one_clear_error(tmp_path: Path, large: str) -> No
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(ValueError, match="cannot write .*/2: .*older checkpoints are intact"):
+        with pytest.raises(ValueError, match="cannot write .*/2: .*what was there before is intact"):
             save_state(tmp_path, 2, *contents, keep_last=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
