@@ -1,5 +1,6 @@
 """From endless samples to endless batches on the training device."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,3 +46,6 @@ def endless_batches(
 def _single_threaded(_worker: int) -> None:
     # One loader process is one of many: OpenCV must not take every core in each of them.
     cv2.setNumThreads(0)
+    # The whole group gets Ctrl-C and a batch system's SIGTERM; the training process still needs its samples to finish the iteration.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

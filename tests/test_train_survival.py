@@ -176,7 +176,7 @@ def test_a_second_ctrl_c_ends_at_once(lab: Path, tmp_path: Path, pause: float, e
     assert states(tmp_path / "experiments/run") == ({"2", "3"} if ended == 130 else {"2"})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_group_leaves_the_loader_processes_at_work(lab: Path, tmp_path: Path, number: int) -> None:
     """As a terminal, torchrun and batch systems send it."""
     begun = tmp_path / "begun"
