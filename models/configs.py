@@ -1,6 +1,6 @@
 """The published configurations of the base models, as facts: sizes can be counted, and random weights made, without a download.
 
-Sources: unet/config.json and vae/config.json of stable-diffusion-2-1-base and stable-diffusion-xl-base-1.0. Models that are
+Sources: unet/config.json and vae/config.json of stable-diffusion-v1-5, stable-diffusion-2-1-base and stable-diffusion-xl-base-1.0. Models that are
 trained or run are always built from the config.json beside their weights, never from here.
 """
 
@@ -16,6 +16,7 @@ SD21_UNET = {
     "cross_attention_dim": 1024,
     "use_linear_projection": True,
 }
+SD15_UNET = {**SD21_UNET, "attention_head_dim": 8, "cross_attention_dim": 768, "use_linear_projection": False}
 SDXL_UNET = {
     "sample_size": 128,
     "in_channels": 4,
@@ -60,6 +61,7 @@ TINY_UNET = {
 BLOCK_TRANSFORM = {"_class_name": "BlockTransform", "block_size": 4, "latent_channels": 48, "scaling_factor": 1.0}
 
 KNOWN = {
+    "sd15": {"unet": SD15_UNET, "vae": SD_VAE},
     "sd21-base": {"unet": SD21_UNET, "vae": SD_VAE},
     "sdxl-base": {"unet": SDXL_UNET, "vae": SDXL_VAE},
     "tiny": {"unet": TINY_UNET, "vae": BLOCK_TRANSFORM},
@@ -69,6 +71,8 @@ KNOWN = {
 def known_model(source: str) -> str | None:
     """Which of `KNOWN` a hub id stands for, judged by its name; None if none."""
     name = source.split("/")[-1].lower()
+    if "stable-diffusion-v1-5" in name:
+        return "sd15"
     if "stable-diffusion-2-1-base" in name:
         return "sd21-base"
     if "stable-diffusion-xl-base" in name:

