@@ -1,7 +1,7 @@
 """The published configurations of the base models, as facts: sizes can be counted, and random weights made, without a download.
 
-Sources: unet/config.json and vae/config.json of stable-diffusion-v1-5, stable-diffusion-2-1-base and stable-diffusion-xl-base-1.0. Models that are
-trained or run are always built from the config.json beside their weights, never from here.
+Sources: unet/config.json and vae/config.json of stable-diffusion-v1-5, stable-diffusion-2-1-base and stable-diffusion-xl-base-1.0.
+Models that are trained or run are always built from the config.json beside their weights, never from here.
 """
 
 SD21_UNET = {
