@@ -1,6 +1,8 @@
 """From endless samples to endless batches on the training device."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,7 +31,7 @@ def endless_batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_begin_worker,
     )
     unreadable, batches = 0, iter(loader)
     while True:
@@ -43,9 +45,18 @@ def endless_batches(
         yield batch | {key: batch[key].to(device, non_blocking=True) for key in ("lr", "hr") if key in batch}
 
 
-def _single_threaded(_worker: int) -> None:
+def _begin_worker(_worker: int) -> None:
     # One loader process is one of many: OpenCV must not take every core in each of them.
     cv2.setNumThreads(0)
     # The whole group gets Ctrl-C and a batch system's SIGTERM; the training process still needs its samples to finish the iteration.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a loader process as ever
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_parent, daemon=True).start()
+
+
+def _obey_the_parent() -> None:
+    """Ends this process at a SIGTERM of its parent, which waits for it at its own end; those of others are the parent's business."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(128 + signal.SIGTERM)

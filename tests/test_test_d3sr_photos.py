@@ -176,7 +176,9 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(option_file, tmp_pat
     for index in range(60):
         write_image(tmp_path / f"in/{index}.png", noise(160, 160, index))
     command = script(option_file, tmp_path / "in", tmp_path / "out")
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    streams = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    # Who starts pytest in the background hands down an ignored Ctrl-C.
+    process = subprocess.Popen(command, **streams, cwd=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(list((tmp_path / "out").glob("*.png"))) < 2:
         time.sleep(0.01)

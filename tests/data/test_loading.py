@@ -1,5 +1,10 @@
 """Endless batches: which samples they hold, whatever the number of workers, and what is said of files that cannot be read."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -79,3 +84,36 @@ def test_a_folder_that_goes_away_is_one_clear_error(folder: Path, workers: int) 
     with pytest.raises(ValueError, match=r"^sample \d: 10 files in a row could not be read; check the disk") as caught:
         batches(dataset, 1, workers=workers)
     assert "Traceback" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+HELD_AT_THE_END = """
+import sys, torch
+from data.hr_crops import HRCrops
+from data.loading import endless_batches
+from data.sampler import ShardedSampler
+
+dataset = HRCrops([(sys.argv[1], 1.0)], gt_size=32, scale=4, seed=5)
+held = endless_batches(dataset, 3, ShardedSampler(), workers=2, device=torch.device("cpu"), warn=print)
+next(held)
+print("begun", flush=True)
+sys.stdin.read()
+next(held)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="loader processes tell signals apart where the system can")
+def test_loader_processes_survive_a_groups_sigterm_but_not_their_parent(folder: Path) -> None:
+    """The program still holds its batches when it ends, as it does after an error: it must not wait for its loader processes forever."""
+    command = [sys.executable, "-c", HELD_AT_THE_END, str(folder)]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **streams, text=True, cwd=Path(__file__).parents[2])
+    assert process.stdout.readline() == "begun\n"
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(children) == 2
+    for child in children:
+        os.kill(child, signal.SIGTERM)  # from us, who are not their parent
+    time.sleep(0.5)
+    assert all(Path(f"/proc/{child}/status").exists() for child in children)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
