@@ -111,7 +111,8 @@ def load(options: "TestOptions", device: "torch.device") -> "Generator":
     if device.type == "cpu" and options.precision == "fp16":
         raise ValueError("precision: fp16 needs a GPU, and there is none; use fp32 or bf16")
     network = options.network_g
-    return load_generator(network.path, base=network.pretrained, revision=network.revision, dtype=dtype_of(options.precision)).to(device)
+    how = {"base": network.pretrained, "revision": network.revision, "strength": network.strength}
+    return load_generator(network.path, **how, dtype=dtype_of(options.precision)).to(device)
 
 
 def build_metrics(options: "TestOptions", test_sets: "Sequence[JobSet]", device: "torch.device") -> "list[Metric]":
@@ -137,7 +138,8 @@ def restore_sets(
 
     how = Restoration(scale=options.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
     file = options.output
-    key = settings_key(options.network_g.path, asdict(how) | {"precision": options.precision, "quality": file.quality})
+    settings = {"precision": options.precision, "quality": file.quality, "strength": options.network_g.strength}
+    key = settings_key(options.network_g.path, asdict(how) | settings)
     output = Output(key=key, quality=file.quality, overwrite=file.overwrite, sheet=options.comparison_sheet, page=options.report)
     everything: list[Done] = []
     for test_set in test_sets:
@@ -228,6 +230,7 @@ def protocol(test_set: "JobSet", options: "TestOptions") -> dict[str, object]:
         "pictures": "whole, 8 bit RGB",
         "bicubic": "a = -0.75, no antialiasing (torch and cv2.INTER_CUBIC), the network's own input",
         "generator": options.network_g.path,
+        "strength": options.network_g.strength,
         **{key: getattr(options, key) for key in ("scale", "precision", "tile", "tile_overlap", "color_fix")},
     }
 

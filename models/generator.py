@@ -226,7 +226,12 @@ def revision_of(config: dict, source: str, revision: str | None = None) -> str |
 
 
 def load_generator(
-    path: str | Path, *, base: str | None = None, revision: str | None = None, dtype: torch.dtype = torch.float32
+    path: str | Path,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    strength: float = 1.0,
 ) -> Generator:
     """A trained generator in eval mode, adapters merged into the UNet in float32.
 
@@ -235,11 +240,14 @@ def load_generator(
         base: folder or hub id of the base model, where it is not the one the folder names. A merged folder needs none.
         revision: of the base on the hub; None for the one it was trained from.
         dtype: of all weights after merging.
+        strength: how much of what training changed in the UNet is used; 1 is as trained, less is nearer to the base model.
 
     Raises:
-        ValueError: something is missing or does not fit together.
+        ValueError: something is missing or does not fit together; a strength other than 1 of a merged folder.
     """
     config = read_generator_config(path)
+    if config["train"] == MERGED and strength != 1:
+        raise ValueError(f"'{path}' is a merged model, whose strength is fixed: export it again with network_g.strength: {strength:g}")
     source = base_of(path, config, base)
     revision = revision_of(config, source, revision)
     if config.get("base_fingerprint") not in (None, base_fingerprint(source, revision)):
@@ -247,9 +255,13 @@ def load_generator(
     state = _read_generator_tensors(path)
     unet = load_unet(source, revision)
     if config["train"] == "full":
-        unet.load_state_dict({name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")})
+        trained = {name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")}
+        if strength != 1:
+            trained = {name: weight.lerp(trained[name].to(weight.dtype), strength) for name, weight in unet.state_dict().items()}
+        unet.load_state_dict(trained)
     elif config["train"] != MERGED:
-        merge_lora(unet, *read_lora(Path(path) / LORA_FILE))
+        adapters, scale = read_lora(Path(path) / LORA_FILE)
+        merge_lora(unet, adapters, scale * strength)
     vae = config.get("vae")
     autoencoder = load_autoencoder(vae or source, None if vae else revision, subfolder="" if vae else "vae")
     prompt = state["prompt_embedding"].float()

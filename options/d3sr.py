@@ -140,9 +140,12 @@ class TestGenerator:
     """Folder or hub id of the base model, instead of the one that `path` names."""
     revision: str | None = None
     """Commit, tag or branch of a hub id; null = its main branch."""
+    strength: float = 1.0
+    """How much of what training changed is used: 1 = as trained, less = more faithful, more = more vivid."""
 
     def __post_init__(self) -> None:
         check(bool(self.path), "path must not be empty")
+        check(0 <= self.strength <= 2, f"strength must lie in 0..2, got {self.strength:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

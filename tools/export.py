@@ -83,11 +83,12 @@ def export(options: "TestOptions", folder: Path, dtype: str, with_onnx: bool) ->
     source = base_of(network.path, config, network.pretrained)
     revision = revision_of(config, source, network.revision)
     scheduler = read_config(source, "scheduler", revision, name="scheduler_config.json")
-    generator = load_generator(network.path, base=network.pretrained, revision=network.revision, dtype=dtype_of(dtype))
+    how = {"base": network.pretrained, "revision": network.revision, "strength": network.strength}
+    generator = load_generator(network.path, **how, dtype=dtype_of(dtype))
     said = [f"merged {network.path} (T_L = {generator.timestep}, x{generator.scale}) in float32, stored as {dtype}"]
 
     def write(temporary: Path) -> None:
-        write_merged(temporary, generator, merged_config(config, dtype), scheduler)
+        write_merged(temporary, generator, merged_config(config, dtype, network.strength), scheduler)
         if with_onnx:
             said.append(add_onnx(temporary))
         (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx))
@@ -100,14 +101,15 @@ def export(options: "TestOptions", folder: Path, dtype: str, with_onnx: bool) ->
     return said
 
 
-def merged_config(config: dict, dtype: str) -> dict:
+def merged_config(config: dict, dtype: str, strength: float) -> dict:
     """config.json of the folder: what restoring needs, and under `merged_from` the config.json of what was merged."""
     from engine.release import CODE_VERSION
     from models.generator import MERGED
 
     origin = config.get("merged_from", config)
+    strength = config.get("strength", strength)  # of a merged folder that is exported again
     kept = {name: config[name] for name in ("timestep", "scale", "base")}
-    return {"code_version": CODE_VERSION, "train": MERGED, **kept, "dtype": dtype, "merged_from": origin}
+    return {"code_version": CODE_VERSION, "train": MERGED, **kept, "dtype": dtype, "strength": strength, "merged_from": origin}
 
 
 def write_merged(folder: Path, generator: "Generator", config: dict, scheduler: dict) -> None:

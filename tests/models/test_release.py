@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.release import save_release
+from models.backbones import load_unet
 from models.generator import (
     Generator,
     base_fingerprint,
@@ -67,6 +68,21 @@ def test_the_release_is_the_trained_generator(base, train, request, tmp_path):
         untrained = build_generator(str(request.getfixturevalue(base)), timestep=250, prompt_tokens=5)(lr)[0]
     torch.testing.assert_close(sr, expected, rtol=1e-5, atol=5e-5)
     assert (untrained - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+@pytest.mark.parametrize("strength", [0.0, 0.75, 1.25])
+def test_strength_scales_what_training_changed_in_the_unet(train, strength, tmp_path, tiny_base):
+    release(tmp_path / "run_8", tiny_base, train)
+    base, whole = load_unet(str(tiny_base)).state_dict(), load_generator(tmp_path / "run_8")
+    scaled = load_generator(tmp_path / "run_8", strength=strength)
+    changed = 0
+    for name, weight in scaled.unet.state_dict().items():
+        difference = whole.unet.state_dict()[name] - base[name]
+        torch.testing.assert_close(weight, base[name] + strength * difference, rtol=1e-5, atol=1e-6)
+        changed += bool(difference.abs().max() > 1e-4)
+    assert changed > 20
+    assert torch.equal(scaled.prompt_embedding, whole.prompt_embedding)
 
 
 def test_nothing_frozen_is_saved(lora_release, sd_base):

@@ -148,6 +148,18 @@ def test_merged_in_float32_then_rounded_once(sd_run, sd_merged, tmp_path, dtype)
     assert load_file(tmp_path / "x/generator.safetensors")["prompt_embedding"].dtype == torch.float32
 
 
+def test_an_export_keeps_the_strength_it_was_made_with(sd_run, tmp_path):
+    folder = export(sd_run, tmp_path / "merged", "--force_yml", "network_g.strength=0.5")
+    assert json.loads((folder / "config.json").read_text())["strength"] == 0.5
+    lr = picture(1, 3, 16, 16)
+    with torch.no_grad():
+        expected, found, whole = (g(lr)[0] for g in (load_generator(sd_run, strength=0.5), load_generator(folder), load_generator(sd_run)))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (whole - expected).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"is a merged model, whose strength is fixed: export it again with network_g\.strength: 0\.7"):
+        load_generator(folder, strength=0.7)
+
+
 def test_an_export_can_be_exported_again(sd_run, sd_merged, tmp_path):
     folder = export(sd_run, tmp_path / "half", "--dtype", "fp16", "--force_yml", f"network_g.path={sd_merged}")
     config = json.loads((folder / "config.json").read_text())
