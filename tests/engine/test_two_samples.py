@@ -31,13 +31,13 @@ def test_swap_test_equals_all_exchanges(ties):
 def test_no_more_false_alarms_than_promised():
     """Pairs that resemble each other, as two LR pictures of one crop do: the exact test keeps its level, the others stay below."""
     generator, alarms = np.random.default_rng(0), {"ks": 0, "mann_whitney": 0, "swap": 0}
-    for _ in range(400):
+    for _ in range(200):
         crop = generator.normal(0, 1, 50)
         found = compare(crop + generator.normal(0, 1, 50), crop + generator.normal(0, 1, 50), swaps=199)
         for test, p in found.p_values.items():
             alarms[test] += p <= 0.1
-    assert 20 <= alarms["swap"] <= 62  # 40 expected at most, standard deviation 6; ties of the distance make it fewer
-    assert alarms["ks"] < alarms["swap"] and alarms["mann_whitney"] < 40
+    assert 8 <= alarms["swap"] <= 34  # 20 expected at most, standard deviation 4.2; ties of the distance make it fewer
+    assert alarms["ks"] < alarms["swap"] and alarms["mann_whitney"] < 20
 
 
 @pytest.mark.parametrize(("shift", "spread"), [(0.5, 1.0), (0.0, 2.5)])
@@ -46,7 +46,7 @@ def test_other_distributions_are_found(shift, spread):
     found = compare(generator.normal(shift, spread, 300), generator.normal(0, 1, 300), swaps=999)
     assert found.p_values["ks"] < 0.001 and found.p_values["swap"] == 1 / 1000
     assert (found.p_values["mann_whitney"] < 0.001) == (shift > 0)  # a shift test sees no change of spread
-    assert found.superiority == pytest.approx(0.5 if shift == 0 else 0.638, abs=0.04)  # Phi(0.5 / sqrt(2)) = 0.638
+    assert found.superiority == pytest.approx(0.5 if shift == 0 else 0.638, abs=0.05)  # Phi(0.5 / sqrt(2)) = 0.638
 
 
 def test_distance_and_medians_by_hand():
