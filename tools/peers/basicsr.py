@@ -157,7 +157,8 @@ class BasicSRPipeline:
     def _filter(self, image: torch.Tensor, kernels: list[np.ndarray]) -> torch.Tensor:
         """One kernel a picture; all are padded to the widest, so that they make one tensor."""
         padded = [np.pad(kernel, (self.widest - len(kernel)) // 2) for kernel in kernels]
-        return self.functions["filter2D"](image, torch.from_numpy(np.stack(padded)).float())
+        # DiffJPEG leaves the channels last in memory, which the `view` in filter2D refuses for a batch.
+        return self.functions["filter2D"](image.contiguous(), torch.from_numpy(np.stack(padded)).float())
 
     def _size(self, stage: DegradationStage) -> int:
         return random.randrange(stage.kernel_range[0], stage.kernel_range[1] + 1, 2)

@@ -16,8 +16,8 @@ p-values are corrected together by Holm's method, which assumes nothing on how t
 between ours and ours with other random numbers: what chance alone does. A distance above {smallest:.3f} would be rejected by KS alone."""
 
 OPERATIONS = """\
-Each operation alone, the same input and the same numbers: |ours - BasicSR's|, mean and largest, in 8-bit levels. Kernels, blur,
-bilinear and bicubic resizing are the same functions up to rounding. These differ for a reason, whether the statistics show it or not:"""
+Each operation alone, the same input and the same numbers: |ours - BasicSR's|, mean and largest, in 8-bit levels. Rows near 0 are the same
+function up to rounding. The others differ for a reason, whether the statistics show it or not (our JPEG qualities are whole numbers):"""
 
 
 def agreement_text(document: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from degradations.resize import DrawnResize, resize
 from tools.peers.basicsr import RESIZE_MODES, seed_all
 
 AREA_NOTE = "torch counts a pixel that it touches as a whole one, OpenCV counts what it covers"
+FACTOR_NOTE = "the first pass tells torch the factor, not the size: the picture slides by up to one of the new pixels; ours keeps its frame"
 JPEG_NOTE = "DiffJPEG has the luma table transposed: it treats a picture's rows as the standard treats its columns"
 TURNED_NOTE = (
     "DiffJPEG on its side, which undoes that; left: its tables and its result are not rounded to whole numbers, its chroma not smoothed"
@@ -48,6 +49,9 @@ def _operations(
             to = DrawnResize(direction=direction, factor=factor, mode=mode, height=size[0], width=size[1])
             theirs = F.interpolate(crop[None], size=size, mode=mode)
             yield f"resize {direction}, {mode}", _apart(resize(picture, to), theirs), AREA_NOTE if mode == "area" else ""
+            if mode == "bilinear":
+                theirs = F.interpolate(crop[None], scale_factor=factor, mode=mode)
+                yield f"resize {direction} by a factor, {mode}", _apart(resize(picture, to), theirs), FACTOR_NOTE
     yield from _jpegs(functions["DiffJPEG"](differentiable=False), crop, picture)
     yield from _noises(functions, crop, picture)
 
