@@ -13,7 +13,7 @@ from degradations.kernels import DrawnKernel, build_kernel
 from degradations.noise import add_noise
 from degradations.resize import resize
 from degradations.second_order import apply, degrade, draw
-from degradations.stage import Degradation, DegradationStage
+from degradations.stage import KERNEL_FAMILIES, Degradation, DegradationStage
 
 NOTHING = DegradationStage(blur_prob=0, resize_prob=(0, 0, 1), gaussian_noise_prob=1, noise_range=(0, 0), jpeg_prob=0)
 IDENTITY = Degradation(stages=(NOTHING, NOTHING), final_sinc_prob=0)
@@ -127,6 +127,48 @@ def test_probabilities_of_one():
     drawn = draw(generator(0), Degradation(stages=(stage, stage), final_sinc_prob=0), (64, 64), 4)
     assert all(s.kernel.family == "sinc" and s.jpeg_quality is None and s.noise.kind == "poisson" for s in drawn.stages)
     assert drawn.final_sinc is None
+
+
+EVERYTHING = DegradationStage(sinc_prob=0.5, resize_prob=(0.4, 0.4, 0.2), blur_prob=1, gray_noise_prob=0.5)
+SWITCHES = {
+    "blur_prob": lambda s: s.kernel is not None,
+    "sinc_prob": lambda s: s.kernel is not None and s.kernel.family == "sinc",
+    "gaussian_noise_prob": lambda s: s.noise.kind == "gaussian",
+    "gray_noise_prob": lambda s: s.noise.grey,
+    "jpeg_prob": lambda s: s.jpeg_quality is not None,
+    **{f"resize_prob {way}": lambda s, way=way: s.resize.direction == way for way in ("up", "down", "keep")},
+    **{f"kernel_prob {name}": lambda s, name=name: s.kernel is not None and s.kernel.family == name for name in KERNEL_FAMILIES},
+}
+"""What a probability of a stage is of."""
+
+
+def switched_off(name: str) -> DegradationStage:
+    """EVERYTHING without what `name` stands for; the other resizes or kernels share its probability."""
+    key, _, outcome = name.partition(" ")
+    if not outcome:
+        return dataclasses.replace(EVERYTHING, **{key: 0.0})
+    outcomes = ("up", "down", "keep") if key == "resize_prob" else KERNEL_FAMILIES
+    return dataclasses.replace(EVERYTHING, **{key: tuple(float(other != outcome) / (len(outcomes) - 1) for other in outcomes)})
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_probability_of_zero_switches_that_off_in_its_pass_alone(name, number):
+    stages = [EVERYTHING, EVERYTHING]
+    stages[number] = switched_off(name)
+    draws = [draw(generator(5, n), Degradation(stages=tuple(stages)), (64, 64), 4) for n in range(300)]
+    assert not any(SWITCHES[name](drawn.stages[number]) for drawn in draws)
+    assert any(SWITCHES[name](drawn.stages[1 - number]) for drawn in draws)
+    dependent = {"sinc_prob", *(other for other in SWITCHES if other.startswith("kernel_prob"))} if name == "blur_prob" else set()
+    for other in SWITCHES.keys() - {name} - dependent:
+        assert any(SWITCHES[other](drawn.stages[number]) for drawn in draws), other
+
+
+def test_no_final_sinc_and_the_rest_stays_as_it_was():
+    for n in range(100):
+        with_sinc, without = (draw(generator(5, n), Degradation(final_sinc_prob=p), (64, 64), 4) for p in (1.0, 0.0))
+        assert with_sinc.final_sinc is not None and without.final_sinc is None
+        assert with_sinc.stages == without.stages and with_sinc.final_resize == without.final_resize
 
 
 @pytest.mark.parametrize("num_stages", [1, 3])
