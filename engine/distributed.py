@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -89,6 +90,28 @@ def parallel(module: nn.Module, world: World) -> nn.Module:
         # torch 2.15 renamed broadcast_buffers; older ones know no other name.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def shard_frozen(module: nn.Module, layers: Sequence[nn.Module], world: World) -> None:
+    """Moves a module to the device and leaves of its frozen weights 1 / size in each process (FSDP2's `fully_shard`).
+
+    Each of `layers`, and then what lies outside them, is gathered for as long as it computes. What trains stays whole everywhere, and
+    `parallel` averages its gradients as ever: optimizer, clipping and saving see no difference. Every process must run the same passes.
+
+    Raises:
+        ValueError: this torch cannot.
+    """
+    if torch.__version__ < "2.7":
+        raise ValueError(f"network_d.shard: true needs torch 2.7 or newer, this is {torch.__version__}")
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    trained = {parameter for parameter in module.parameters() if parameter.requires_grad}
+    for part in (*layers, module):
+        fully_shard(part, mesh=mesh, ignored_params=trained)
+    module.to(world.device)  # what trains; the shares are there already, so that no device ever held all of it
+    shared = [name for name, parameter in module.named_parameters() if parameter not in trained]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, shared)
 
 
 def synchronised(module: nn.Module, last: bool) -> AbstractContextManager:
