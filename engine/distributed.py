@@ -1,12 +1,14 @@
 """One process or many: everything torch.distributed, so that the training loop reads the same on 1 and on N devices."""
 
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -74,11 +76,40 @@ def start(device_name: str = "auto", launcher: str | None = None, timeout: timed
     device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    store, rank, size = next(dist.rendezvous("env://", **({"timeout": timeout} if timeout is not None else {})))
+    unused = dist.PrefixStore(agree_on_session(store, rank, size), store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=unused, rank=rank, world_size=size, timeout=timeout)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def agree_on_session(store: dist.Store, rank: int, size: int) -> str:
+    """A name that all processes of this start have in common, and no start before it had; every process must call it.
+
+    After `torchrun --max-restarts` has started the processes again, its store still holds the addresses of those that died, and the new
+    ones would call there until they give up (pytorch/pytorch#135712); below a new name there is nothing to be found. Whatever an earlier
+    start left behind, a process goes by nothing but the answer to its own token, and only a living process 0 gives one.
+
+    Raises:
+        TimeoutError: a process does not come.
+    """
+    if rank == 0:
+        session, until = uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+        for other in range(1, size):
+            while not store.check([f"joined/{session}/{other}"]):
+                store.set(f"session/{store.get(f'token/{other}').decode()}", session)
+                time.sleep(0.05)
+                if time.monotonic() > until:
+                    raise TimeoutError(f"process {other} of {size} has not come within {store.timeout.total_seconds():g} s")
+        return session
+    token = uuid4().hex
+    store.set(f"token/{rank}", token)
+    session = store.get(f"session/{token}").decode()
+    store.set(f"joined/{session}/{rank}", "")
+    return session
 
 
 def parallel(module: nn.Module, world: World) -> nn.Module:

@@ -100,11 +100,11 @@ def test_two_processes_have_the_gradients_of_one_with_their_batches(
     ranks = in_processes(2, functools.partial(one_iteration, options))
     for rank in ranks:
         assert rank["others of g"] == rank["others of d"] == []
-        for player in ("g", "d"):
+        for player, rounding in (("g", 1e-3), ("d", 1e-4)):  # DISTS makes more of it
             assert rank[player].keys() == alone[player].keys()
             largest = max(abs(gradient).max() for gradient in alone[player].values())
             for name, gradient in alone[player].items():
-                assert abs(gradient - rank[player][name]).max() <= 1e-4 * abs(gradient).max() + 1e-6 * largest, name
+                assert abs(gradient - rank[player][name]).max() <= rounding * (abs(gradient).max() + 0.01 * largest), name
                 assert (ranks[0][player][name] == rank[player][name]).all(), "the same in every process"
             assert rank["sent"][player][REDUCE] == sum(gradient.size for gradient in alone[player].values())
             assert rank["sent"][player].keys() == ({REDUCE, GATHER} if shard else {REDUCE})
