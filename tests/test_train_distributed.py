@@ -209,7 +209,7 @@ def test_torchrun_restarts_after_a_process_died(lab: Path, tmp_path: Path, ddp: 
     arguments = settings(lab, tmp_path, *EXACT, "train.total_iter=4", *LASTING)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [*torchrun, str(tmp_path / "driver.py"), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "exitcode  : -9" in done.stderr or "Signal 9" in done.stderr, "the process was killed"
     run = tmp_path / "experiments/run"
