@@ -126,7 +126,7 @@ def parallel(module: nn.Module, world: World) -> nn.Module:
 def shard_frozen(module: nn.Module, layers: Sequence[nn.Module], world: World) -> None:
     """Moves a module to the device and leaves of its frozen weights 1 / size in each process (FSDP2's `fully_shard`).
 
-    It must still lie as it was built: contiguous, since FSDP takes no channels_last, and on the CPU, so that no device ever holds all of it.
+    It must still lie as it was built: contiguous (FSDP takes no channels_last), and on the CPU, so that no device ever holds all of it.
     Each of `layers`, and then what lies outside them, is gathered for as long as it computes. What trains stays whole everywhere, and
     `parallel` averages its gradients as ever: optimizer, clipping and saving see no difference. Every process must run the same passes.
 

