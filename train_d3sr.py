@@ -51,7 +51,8 @@ def build_players(options: TrainOptions, world: "World") -> "tuple[Generator, Di
     """Generator and discriminator as they are before training, and what the discriminator is shown (None, None where there is none)."""
     import torch
 
-    from engine.distributed import dtype_of
+    from engine.distributed import dtype_of, shard_frozen
+    from models.backbones import heavy_layers
     from models.discriminator import build_discriminator
     from models.generator import build_generator, load_trained
     from models.noising import NOISINGS, NoiseAware
@@ -70,7 +71,11 @@ def build_players(options: TrainOptions, world: "World") -> "tuple[Generator, Di
         d.pretrained, revision=d.revision, head_channels=d.head_channels, image_size=options.datasets.train.gt_size,
         **dataclasses.asdict(d.lora), prompt_tokens=d.prompt_tokens, prompt_init=d.prompt_init, prompt_std=d.prompt_std,
         dtype=dtype_of(options.train.precision), seed=seed + 1,
-    ).to(world.device, memory_format=torch.channels_last)  # fmt: skip
+    )  # fmt: skip
+    if d.shard and world.size > 1:
+        shard_frozen(discriminator, heavy_layers(discriminator.trunk), world)
+    else:
+        discriminator.to(world.device, memory_format=torch.channels_last)
     judged, made = discriminator.trunk.config.in_channels, generator.autoencoder.latent_channels
     if judged != made:
         raise ValueError(f"network_d.pretrained: '{d.pretrained}' judges latents of {judged} channels, the generator makes {made}")
@@ -261,6 +266,9 @@ def train(options: TrainOptions, world: "World") -> bool:
     generator_all, discriminator_all = parallel(run.generator, world), None
     if run.discriminator is not None:
         log.info(f"discriminator: {parameter_summary(run.discriminator)}")
+        if options.network_d.shard:
+            spread = f"spread over {world.size} processes" if world.size > 1 else "all here: with one process there is nothing to share"
+            log.info(f"network_d.shard: its frozen weights are {spread}")
         discriminator_all = parallel(run.discriminator, world)
     p = dataclasses.asdict(t.perceptual)
     perceptual = build_perceptual(**{name: value for name, value in p.items() if name not in ("weight", "shift")})
@@ -319,6 +327,7 @@ def dry_run(options: TrainOptions) -> str:
     batch = BatchPlan(
         gt_size=data.gt_size, per_process=data.batch_size_per_gpu, accumulate=t.accumulate, precision=t.precision,
         processes=None if options.num_gpu == "auto" else options.num_gpu, checkpointing=t.gradient_checkpointing, ema=t.ema_decay > 0,
+        shard=d.shard and d.type != "none",
     )  # fmt: skip
     folders = [("training HR", path) for path, _ in data.sources] + [("training LR", data.dataroot_lq)]
     for name, paired in options.datasets.val.items():

@@ -1,16 +1,19 @@
 """One process or many: everything torch.distributed, so that the training loop reads the same on 1 and on N devices."""
 
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -73,11 +76,40 @@ def start(device_name: str = "auto", launcher: str | None = None, timeout: timed
     device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    store, rank, size = next(dist.rendezvous("env://", **({"timeout": timeout} if timeout is not None else {})))
+    unused = dist.PrefixStore(agree_on_session(store, rank, size), store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=unused, rank=rank, world_size=size, timeout=timeout)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def agree_on_session(store: dist.Store, rank: int, size: int) -> str:
+    """A name that all processes of this start have in common, and no start before it had; every process must call it.
+
+    After `torchrun --max-restarts` has started the processes again, its store still holds the addresses of those that died, and the new
+    ones would call there until they give up (pytorch/pytorch#135712); below a new name there is nothing to be found. Whatever an earlier
+    start left behind, a process goes by nothing but the answer to its own token, and only a living process 0 gives one.
+
+    Raises:
+        TimeoutError: a process does not come.
+    """
+    if rank == 0:
+        session, until = uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+        for other in range(1, size):
+            while not store.check([f"joined/{session}/{other}"]):
+                store.set(f"session/{store.get(f'token/{other}').decode()}", session)
+                time.sleep(0.05)
+                if time.monotonic() > until:
+                    raise TimeoutError(f"process {other} of {size} has not come within {store.timeout.total_seconds():g} s")
+        return session
+    token = uuid4().hex
+    store.set(f"token/{rank}", token)
+    session = store.get(f"session/{token}").decode()
+    store.set(f"joined/{session}/{rank}", "")
+    return session
 
 
 def parallel(module: nn.Module, world: World) -> nn.Module:
@@ -89,6 +121,29 @@ def parallel(module: nn.Module, world: World) -> nn.Module:
         # torch 2.15 renamed broadcast_buffers; older ones know no other name.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def shard_frozen(module: nn.Module, layers: Sequence[nn.Module], world: World) -> None:
+    """Moves a module to the device and leaves of its frozen weights 1 / size in each process (FSDP2's `fully_shard`).
+
+    It must still lie as it was built: contiguous (FSDP takes no channels_last), and on the CPU, so that no device ever holds all of it.
+    Each of `layers`, and then what lies outside them, is gathered for as long as it computes. What trains stays whole everywhere, and
+    `parallel` averages its gradients as ever: optimizer, clipping and saving see no difference. Every process must run the same passes.
+
+    Raises:
+        ValueError: this torch cannot.
+    """
+    if torch.__version__ < "2.7":
+        raise ValueError(f"network_d.shard: true needs torch 2.7 or newer, this is {torch.__version__}")
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    trained = {parameter for parameter in module.parameters() if parameter.requires_grad}
+    for part in (*layers, module):
+        fully_shard(part, mesh=mesh, ignored_params=trained)
+    module.to(world.device)  # what trains; the shares are there already
+    shared = [name for name, parameter in module.named_parameters() if parameter not in trained]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, shared)
 
 
 def synchronised(module: nn.Module, last: bool) -> AbstractContextManager:

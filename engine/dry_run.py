@@ -45,7 +45,7 @@ class PerceptualPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """How much is computed at a time. processes: None where any number may be started."""
+    """How much is computed at a time, and by how many. processes: None where any number may be started."""
 
     gt_size: int
     per_process: int
@@ -54,6 +54,13 @@ class BatchPlan:
     precision: str = "bf16"
     checkpointing: tuple[str, ...] = ()
     ema: bool = False
+    shard: bool = False
+    """The discriminator's frozen weights are spread over the processes."""
+
+    @property
+    def shares(self) -> int:
+        """How many processes share the discriminator's frozen weights; 1 where the number of processes is open."""
+        return (self.processes or 1) if self.shard else 1
 
 
 def describe_training(
@@ -186,8 +193,9 @@ def describe_memory(memory: Memory, batch: BatchPlan) -> list[str]:
     rows += [(f"activations: {phase}", size) for phase, size in memory.phases.items()]
     rows += [("peak: weights and the largest phase", memory.peak)]
     saved = ", ".join(batch.checkpointing) or "none"
+    spread = f"; the discriminator's frozen weights spread over {batch.shares} process(es)" if batch.shard else ""
     return [
-        f"Memory of one process, estimated (GiB; {batch.precision}, gradient checkpointing: {saved})",
+        f"Memory of one process, estimated (GiB; {batch.precision}, gradient checkpointing: {saved}{spread})",
         *_columns([(name, f"{size / GIB:6.2f}") for name, size in rows]),
         "  On top: CUDA context, work space of the kernels, fragmentation; 10 to 20 %.",
     ]
@@ -214,4 +222,5 @@ def measure(generator: GeneratorPlan, discriminator: DiscriminatorPlan | None, b
     for part in set(batch.checkpointing) & checkpointed.keys():
         checkpointed[part].enable_gradient_checkpointing()
     low = None if dtype == torch.float32 else dtype
-    return summaries, estimate_memory(**players, batch=batch.per_process, gt_size=batch.gt_size, low=low, ema=batch.ema)
+    sizes = {"batch": batch.per_process, "gt_size": batch.gt_size, "shares": batch.shares}
+    return summaries, estimate_memory(**players, **sizes, low=low, ema=batch.ema)

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from engine.objectives import frozen
 from losses.features import get_backbone
+from models.backbones import heavy_layers
 from models.discriminator import Discriminator
 from models.generator import Generator
 
@@ -183,8 +184,30 @@ class Memory:
         return self.frozen + self.trained + max(self.phases.values())
 
 
+def frozen_bytes(discriminator: Discriminator, shares: int) -> int:
+    """Frozen weights that one of `shares` processes holds at its worst: all of them if it is alone, see `shard_frozen` if it is not.
+
+    That is its share, what lies outside the layers, which a pass gathers once, and three times the largest layer: the one at work, and
+    the next one, in the buffer that it is received in and in the place that it is copied to.
+    """
+    layers = [_frozen(layer) for layer in heavy_layers(discriminator.trunk)]
+    whole = _frozen(discriminator)
+    return whole if shares == 1 else whole // shares + (whole - sum(layers)) + 3 * max(layers)
+
+
+def _frozen(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters() if not parameter.requires_grad)
+
+
 def estimate_memory(
-    generator: Generator, discriminator: Discriminator | None, *, batch: int, gt_size: int, low: torch.dtype | None, ema: bool
+    generator: Generator,
+    discriminator: Discriminator | None,
+    *,
+    batch: int,
+    gt_size: int,
+    low: torch.dtype | None,
+    ema: bool,
+    shares: int = 1,
 ) -> Memory:
     """Memory of a training process but for the perceptual loss (see `with_perceptual`).
 
@@ -193,9 +216,10 @@ def estimate_memory(
         batch, gt_size: crops per process and forward pass, and their side in pixels.
         low: dtype of autocast; None for float32.
         ema: whether a moving average of the generator is kept.
+        shares: processes that the discriminator's frozen weights are spread over; 1 = each holds them all.
     """
     players = [player for player in (generator, discriminator) if player is not None]
-    still = sum(p.nbytes for player in players for p in player.parameters() if not p.requires_grad)
+    still = _frozen(generator) + (frozen_bytes(discriminator, shares) if discriminator is not None else 0)
     trained = sum(4 * p.nbytes for player in players for p in player.trainable().values())
     trained += sum(p.nbytes for p in generator.trainable().values()) if ema else 0
     side, channels = gt_size // generator.autoencoder.factor, generator.autoencoder.latent_channels

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -193,6 +195,11 @@ def trunk_features(
     if getattr(trunk.mid_block, "has_cross_attention", False):
         return trunk.mid_block(sample, temb, encoder_hidden_states=prompt_embedding)
     return trunk.mid_block(sample, temb)
+
+
+def heavy_layers(unet: UNet2DConditionModel) -> list[nn.Module]:
+    """The ResNet and transformer blocks, none inside another: nearly all weights of a UNet in pieces of a few percent."""
+    return [layer for layer in unet.modules() if isinstance(layer, (ResnetBlock2D, BasicTransformerBlock))]
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:

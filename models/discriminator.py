@@ -56,7 +56,7 @@ class Discriminator(nn.Module):
         prompt = self.prompt_embedding.to(dtype).expand(len(z_t), -1, -1)
         features = trunk_features(self.trunk, z_t, timesteps, prompt, self._added_condition(len(z_t), dtype))
         with without_autocast(features):
-            return self.head(features.float()).squeeze(1)
+            return torch.squeeze_copy(self.head(features.float()), 1)  # no view: FSDP, which hooks onto it, asks for that
 
     def _added_condition(self, count: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
         if self.pooled_embedding is None:

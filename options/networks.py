@@ -110,6 +110,8 @@ class DiscriminatorOptions:
     """Real and generated latent of a pair get the same t."""
     share_noise: bool = True
     """Real and generated latent of a pair get the same noise."""
+    shard: bool = False
+    """Its frozen weights are spread over the processes (FSDP2): less memory, more traffic. Without effect with one process or type none."""
 
     def __post_init__(self) -> None:
         if self.type != "none":

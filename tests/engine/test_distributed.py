@@ -5,6 +5,8 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import nn
 
 from engine.distributed import (
     World,
+    agree_on_session,
     any_rank,
     choose_device,
     dtype_of,
@@ -152,3 +155,23 @@ def test_synchronised_is_nothing_without_processes() -> None:
     with synchronised(model, last=False):
         model(torch.ones(1, 1)).sum().backward()
     assert model.weight.grad.item() == 1.0
+
+
+def started(store: torch.distributed.Store, ranks: range, size: int) -> list[str]:
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(lambda rank: agree_on_session(store, rank, size), ranks))
+
+
+def test_every_start_has_a_session_of_its_own_though_the_store_remembers() -> None:
+    """Three processes that are started three times, as torchrun restarts them; in between they come without the first, in vain."""
+    store = torch.distributed.HashStore()
+    sessions = [started(store, range(3), 3)]
+    store.set_timeout(timedelta(seconds=0.2))
+    with pytest.raises(torch.distributed.DistStoreError):
+        started(store, range(1, 3), 3)
+    with pytest.raises(TimeoutError, match=r"process 1 of 3 has not come within 0.2 s"):
+        started(store, range(1), 3)
+    store.set_timeout(timedelta(seconds=60))
+    sessions += [started(store, range(3), 3), started(store, range(3), 3)]
+    assert [len(set(of_one_start)) for of_one_start in sessions] == [1, 1, 1]
+    assert len({of_one_start[0] for of_one_start in sessions}) == 3

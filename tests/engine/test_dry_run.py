@@ -11,6 +11,7 @@ import torch
 from engine import dry_run
 from engine.dry_run import MISSING, UNKNOWN, BatchPlan, PerceptualPlan, describe_base, describe_perceptual, describe_training
 from engine.release import parameter_summary
+from models.discriminator import build_discriminator
 from models.generator import CONFIG_FILE, build_generator
 from models.sizes import DiscriminatorPlan, GeneratorPlan
 from tests.tiny_models import write_sd_base, write_taesd, write_tiny_base
@@ -194,6 +195,20 @@ def test_options_change_the_memory(base: str) -> None:
     assert saving.trained - plain.trained == 4 * trained
     saving = memory(checkpointing=("vae", "discriminator"))
     assert saving.unet == plain.unet and saving.judging.kept < plain.judging.kept
+
+
+def test_a_spread_discriminator_takes_less_where_the_processes_are_known(base: str) -> None:
+    def frozen(shard: bool, processes: int | None) -> tuple[int, str]:
+        batch = BatchPlan(gt_size=512, per_process=2, processes=processes, shard=shard)
+        plans = GeneratorPlan(source=base), DiscriminatorPlan(source=base, head_channels=8)
+        memory = dry_run.measure(*plans, batch)[1]
+        assert memory is not None
+        return memory.frozen, described(*plans, batch=batch)
+
+    (whole, text), (open_number, _), (two, said), (four, _) = frozen(False, 4), frozen(True, None), frozen(True, 2), frozen(True, 4)
+    weights = 2 * sum(p.numel() for p in build_discriminator(base, head_channels=8).trunk.parameters() if not p.requires_grad)
+    assert open_number == whole and two - four == pytest.approx(weights / 4, abs=1)
+    assert "the discriminator's frozen weights spread over 2 process(es)" in said and "spread" not in text
 
 
 def test_nothing_is_computed_and_no_weight_is_read(base: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from models import pretrained_files
-from models.backbones import load_trunk, needs_pooled_condition, pooled_width, trunk_features
+from models.backbones import heavy_layers, load_trunk, meta_trunk, needs_pooled_condition, pooled_width, trunk_features
+from models.configs import SD21_UNET, SDXL_UNET
 from tests.tiny_models import noise_like, random_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -98,3 +99,13 @@ def test_trunk_loads_from_shards_half_precision_and_pickles(sd_base, tmp_path):
         assert set(state) == set(expected)
         tolerance = 1e-3 if folder.name == "half" else 0
         assert all(torch.allclose(state[name], tensor, rtol=tolerance, atol=tolerance) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(("config", "share"), [(SD21_UNET, 0.90), (SDXL_UNET, 0.98)], ids=["sd21", "sdxl"])
+def test_heavy_layers_hold_nearly_everything_in_small_pieces(config: dict, share: float) -> None:
+    trunk = meta_trunk(config)
+    pieces = [{p: p.numel() for p in layer.parameters()} for layer in heavy_layers(trunk)]
+    whole = sum(p.numel() for p in trunk.parameters())
+    assert len({p for piece in pieces for p in piece}) == sum(map(len, pieces)), "a weight is in two layers"
+    assert sum(sum(piece.values()) for piece in pieces) > share * whole
+    assert max(sum(piece.values()) for piece in pieces) < 36_000_000
