@@ -152,7 +152,7 @@ def generator_step(
 
     from engine.distributed import synchronised
     from engine.objectives import GENERATOR_STEP, SHIFT, draw, frozen, generator_objective, sample_seed
-    from losses.pattern import repeated_pattern
+    from losses.pattern import flat_detail
     from losses.perceptual import shifted_distance
     from losses.spatial import spatial_loss
 
@@ -169,7 +169,7 @@ def generator_step(
             sr = (sr + 1) / 2
             spatial, parts = spatial_loss(sr, hr, shifted, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
             if t.pattern_weight:
-                pattern = repeated_pattern(sr, hr, generator.size_multiple)
+                pattern = flat_detail(sr, hr)
                 spatial = spatial + t.pattern_weight * pattern
                 means.add(pattern=pattern.detach())
             spatial_gradient = torch.autograd.grad(scale * spatial, z_hat)[0]

@@ -1,23 +1,37 @@
-"""A loss against patterns that repeat from block to block: blockwise decoders invite them, and no distance of the literature sees them."""
+"""A loss against fine patterns in flat places: blockwise decoders and backbones with strides invite them, and no distance of the
+literature sees them."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses.features import check_pair
 
+WINDOW = 8
+FLOOR = 2 / 255
+"""Detail below this much is flat: about what the compression of a good photograph leaves in a clear sky."""
 
-def repeated_pattern(sr: Tensor, hr: Tensor, period: int, blocks: int = 4) -> Tensor:
-    """Mean square of what the error sr - hr has in common from block to block; float32 scalar.
 
-    sr, hr: (N, 3, H, W) in [0, 1], sides multiples of `period` and at least period * blocks. In every neighbourhood of blocks x blocks
-    blocks of period x period pixels the errors of the blocks are averaged, and the mean of that average is taken away. Texture, noise
-    and a change of brightness leave next to nothing; a grid of this period, or of one that divides it, stays whole. ValueError if the
-    shapes differ or do not fit.
+def flat_detail(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean of the fine detail that sr has beyond hr, counted where hr is flat; float32 scalar, in the images' own unit.
+
+    sr, hr: (N, 3, H, W) in [0, 1], sides of at least 8 pixels. Detail is the root mean square, in windows of 8 x 8 pixels, of what a 5 x 5
+    binomial blur takes away; a window counts FLOOR^2 / (FLOOR^2 + its detail in hr^2), so texture is left to the other losses. Energies
+    are compared, not values: a pattern that changes its sign or its place from window to window counts like any other.
+    ValueError if the shapes differ or are too small.
     """
     check_pair(sr, hr)
-    height, width = sr.shape[-2:]
-    if height % period or width % period or min(height, width) < period * blocks:
-        raise ValueError(f"pictures of {width}x{height} pixels have no {blocks} x {blocks} whole blocks of {period} pixels")
-    phases = F.pixel_unshuffle(sr.float() - hr.float(), period)  # (N, 3 period^2, H / period, W / period)
-    common = F.avg_pool2d(phases, blocks, stride=max(1, blocks // 2)).unflatten(1, (3, period * period))
-    return (common - common.mean(2, keepdim=True)).square().mean()
+    if min(sr.shape[-2:]) < WINDOW:
+        raise ValueError(f"pictures of {sr.shape[-1]}x{sr.shape[-2]} pixels are smaller than a window of {WINDOW} x {WINDOW}")
+    detail_sr, detail_hr = _detail(sr.float()), _detail(hr.float())
+    flatness = FLOOR**2 / (FLOOR**2 + detail_hr.square())
+    return (flatness * (detail_sr - detail_hr).relu()).mean()
+
+
+def _detail(images: Tensor) -> Tensor:
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
+    channels = images.shape[1]
+    kernel = taps.outer(taps).expand(channels, 1, 5, 5)
+    fine = images - F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
+    # The constant keeps the root's gradient finite where a picture is exactly flat.
+    return (F.avg_pool2d(fine.square(), WINDOW, stride=WINDOW // 2) + 1e-10).sqrt()

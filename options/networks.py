@@ -231,7 +231,7 @@ class TrainingOptions:
     perceptual: PerceptualOptions
     """The perceptual loss and lambda_2."""
     pattern_weight: float = 0.0
-    """Weight of a loss against patterns that repeat with the network's grid (its size_multiple); 0 as in the paper."""
+    """Weight of a loss against fine patterns where HR is flat (`losses.pattern.flat_detail`); 0 as in the paper."""
     adversarial_start: int = 0
     """Iteration from which the discriminator trains and the generator hears it."""
     check_ranks: int = 1000
