@@ -70,15 +70,16 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return [float(array[max(0, i - reach) : i + reach + 1].mean()) for i in range(len(array))]
 
 
-def draw_curves(stem: Path, runs: Mapping[str, Sequence[Curves]], title: str) -> list[Path]:
-    """stem.png and stem.svg: a panel per number of TITLES and per validation score that any run has, a labelled line per variant.
+def draw_curves(stem: Path, runs: Mapping[str, Sequence[Curves]], title: str, chosen: Sequence[str] | None = None) -> list[Path]:
+    """stem.png and stem.svg: a panel per name of `chosen`, a labelled line per variant. Without `chosen` the numbers of TITLES and all
+    validation scores that any run has.
 
     Every value is drawn faintly, and its running mean over it. Returns the files; none where there is nothing to draw.
     """
     from matplotlib.figure import Figure
 
     names = {name for several in runs.values() for curves in several for name in curves}
-    panels = [name for name in TITLES if name in names] + sorted(name for name in names if "/" in name)
+    panels = list(chosen or [name for name in TITLES if name in names] + sorted(name for name in names if "/" in name))
     if not panels:
         return []
     columns = min(3, len(panels))
