@@ -1,10 +1,13 @@
 """Folders of several methods' results of the same pictures, matched by name with each other and with HR."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.image_io import image_size, read_image
+import numpy as np
+import torch.nn.functional as F
+
+from data.image_io import image_size, to_tensor, to_uint8
 from data.paired import files_by_name
 from data.sources import some
 
@@ -56,6 +59,24 @@ def match_folders(
     return ResultSets(names, files, missing, extra)
 
 
+def assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """Texts NAME=VALUE of a command line's option, each name once, as a mapping. Raises ValueError for anything else."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"{option}: expected NAME=VALUE, got {text!r}")
+        if name in found:
+            raise ValueError(f"{option}: {name} is named twice")
+        found[name] = value
+    return found
+
+
+def enlarged(lr: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (h, w, 3) at `size` = (H, W): bicubic with a = -0.75, no antialiasing, as the generator enlarges its input."""
+    return to_uint8(F.interpolate(to_tensor(lr)[None], size=size, mode="bicubic", align_corners=False)[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Crop:
     """What is scored of a picture: all but `border` pixels at each side, of that the centre of centre x centre pixels; 0 = all of it."""
@@ -72,9 +93,8 @@ class Crop:
         size = (self.centre, self.centre) if self.centre else inner
         return (height - size[0]) // 2, (width - size[1]) // 2, *size
 
-    def read(self, path: Path):
-        """The crop of a file's picture, uint8 RGB (h, w, 3). Raises ValueError naming the file."""
-        picture = read_image(path)
+    def of(self, picture: np.ndarray) -> np.ndarray:
+        """The crop of a picture (H, W, 3), a view."""
         top, left, height, width = self.window(*picture.shape[:2])
         return picture[top : top + height, left : left + width]
 

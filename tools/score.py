@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score(args: argparse.Namespace) -> int:
     """Everything from the folders to the files. Returns the exit status."""
     from data.image_io import write_image
-    from data.result_sets import Crop
+    from data.result_sets import Crop, assignments
 
     for name in ("crop_border", "crop_centre"):
         if getattr(args, name) < 0:
@@ -109,7 +109,7 @@ def score(args: argparse.Namespace) -> int:
 
 def find_pictures(args: argparse.Namespace, crop: "Crop") -> "tuple[ResultSets, dict[str, object]]":
     """The pictures of all folders, and the protocol that they make. Says what is extra, refuses what lacks pictures (but for --common)."""
-    from data.result_sets import check_sizes, match_folders
+    from data.result_sets import assignments, check_sizes, match_folders
     from engine.jobs import OVERVIEW, SHEETS
 
     methods = assignments("--results", args.results)
@@ -150,41 +150,19 @@ def chosen_metrics(args: argparse.Namespace) -> list[str]:
     return [type for type in chosen if type not in WITH_HR]
 
 
-def assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE, each name once."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{option}: expected NAME=VALUE, got {text!r}")
-        if name in found:
-            raise ValueError(f"{option}: {name} is named twice")
-        found[name] = value
-    return found
-
-
 def read_pictures(sets: "ResultSets", crop: "Crop", title: str) -> "Iterator[tuple[str, dict[str, np.ndarray]]]":
     """Name, and label -> picture to be scored: HR, bicubic where LR is known, then the methods."""
     from tqdm import tqdm
 
+    from data.image_io import image_size, read_image
+    from data.result_sets import enlarged
+
     for name in tqdm(sets.names, title, unit="image", disable=None):
-        pictures = {label: crop.read(files[name]) for label, files in sets.files.items() if label != LR}
+        pictures = {label: crop.of(read_image(files[name])) for label, files in sets.files.items() if label != LR}
         if LR in sets.files:
-            pictures[BICUBIC] = enlarged(sets, name, crop)
+            size = image_size(next(files[name] for label, files in sets.files.items() if label != LR))
+            pictures[BICUBIC] = crop.of(enlarged(read_image(sets.files[LR][name]), size))
         yield name, pictures
-
-
-def enlarged(sets: "ResultSets", name: str, crop: "Crop") -> "np.ndarray":
-    """LR enlarged to the size of the others, whole, then cropped as they are."""
-    import torch.nn.functional as F
-
-    from data.image_io import image_size, read_image, to_tensor, to_uint8
-
-    size = image_size(next(files[name] for label, files in sets.files.items() if label != LR))
-    lr = to_tensor(read_image(sets.files[LR][name]))[None]
-    picture = to_uint8(F.interpolate(lr, size=size, mode="bicubic", align_corners=False)[0])
-    top, left, height, width = crop.window(*picture.shape[:2])
-    return picture[top : top + height, left : left + width]
 
 
 if __name__ == "__main__":

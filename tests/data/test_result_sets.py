@@ -52,12 +52,11 @@ def test_folders_without_a_common_name_say_what_they_hold(tmp_path: Path) -> Non
         (Crop(border=3, centre=4), (3, 4, 4, 4)),
     ],
 )
-def test_a_crop_is_where_it_should_be(tmp_path: Path, crop: Crop, window: tuple[int, int, int, int]) -> None:
+def test_a_crop_is_where_it_should_be(crop: Crop, window: tuple[int, int, int, int]) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (10, 13, 3), dtype=np.uint8)
-    write_image(tmp_path / "a.png", picture)
     top, left, height, width = window
     assert crop.window(10, 13) == window
-    assert np.array_equal(crop.read(tmp_path / "a.png"), picture[top : top + height, left : left + width])
+    assert np.array_equal(crop.of(picture), picture[top : top + height, left : left + width])
 
 
 def test_pictures_of_other_sizes_or_too_small_are_named(tmp_path: Path) -> None:
