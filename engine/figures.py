@@ -14,6 +14,9 @@ TEXT_WIDTH = 5.5
 
 PICTURE_DPI = 300
 
+FILL = 0.95
+"""Of its room a label may take this much: what draws it rounds the widths of letters."""
+
 
 def save_figure(figure, stem: Path, endings: Sequence[str] = ("png", "svg"), dpi: int = 130) -> list[Path]:
     """Writes stem.ENDING for every ending; dpi is that of pixels, also of those inside SVG and PDF. Missing folders are created."""
@@ -66,7 +69,7 @@ def fitting_size(texts: Sequence[tuple[str, float]], size: float, smallest: floa
     Raises ValueError naming a text that does not fit even at the smallest.
     """
     for text, width in texts:
-        needed = text_width(text, size)
+        needed = text_width(text, size) / FILL
         if needed > width:
             size *= width / needed
         if size < smallest:
