@@ -98,10 +98,10 @@ def pair_by_name(dataroot_lq: Roots, dataroot_gt: Roots | None) -> list[Pair]:
 
     Raises: ValueError naming the files when a name occurs twice on one side or lacks its partner on the other.
     """
-    lr = _by_name(dataroot_lq)
+    lr = files_by_name(dataroot_lq)
     if dataroot_gt is None:
         return [(file, None) for file in lr.values()]
-    hr = _by_name(dataroot_gt)
+    hr = files_by_name(dataroot_gt)
     alone = [f"{file.path}: no HR of the same name in {dataroot_gt}" for name, file in lr.items() if name not in hr]
     alone += [f"{file.path}: no LR of the same name in {dataroot_lq}" for name, file in hr.items() if name not in lr]
     if alone:
@@ -109,7 +109,8 @@ def pair_by_name(dataroot_lq: Roots, dataroot_gt: Roots | None) -> list[Pair]:
     return [(file, hr[name]) for name, file in lr.items()]
 
 
-def _by_name(root: Roots) -> dict[str, ImageFile]:
+def files_by_name(root: Roots) -> dict[str, ImageFile]:
+    """Path below the root, without extension -> file, in natural order. Raises ValueError when a name occurs twice, or nothing is there."""
     files: dict[str, ImageFile] = {}
     twice: list[str] = []
     for file in list_images(root):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.figures import COLOURS, save_figure
+
 Curves = dict[str, dict[int, float]]
 """Name -> iteration -> value; names of validation scores are SET/METRIC."""
 
@@ -18,9 +20,6 @@ TITLES = {
     "real_logits": "logits of real latents",
     "fake_logits": "logits of generated latents",
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, told apart by colour-blind readers; a second round gets dashes."""
-
 _LINE = re.compile(r"INFO: (?:train|val)  iter (\d+)/\d+  (.*)")
 _SIZE = re.compile(r"INFO: discriminator: ([\d.]+) M trained in \d+ tensors, ([\d.]+) M frozen")
 
@@ -70,15 +69,16 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return [float(array[max(0, i - reach) : i + reach + 1].mean()) for i in range(len(array))]
 
 
-def draw_curves(stem: Path, runs: Mapping[str, Sequence[Curves]], title: str) -> list[Path]:
-    """stem.png and stem.svg: a panel per number of TITLES and per validation score that any run has, a labelled line per variant.
+def draw_curves(stem: Path, runs: Mapping[str, Sequence[Curves]], title: str, chosen: Sequence[str] | None = None) -> list[Path]:
+    """stem.png and stem.svg: a panel per name of `chosen`, a labelled line per variant. Without `chosen` the numbers of TITLES and all
+    validation scores that any run has.
 
     Every value is drawn faintly, and its running mean over it. Returns the files; none where there is nothing to draw.
     """
     from matplotlib.figure import Figure
 
     names = {name for several in runs.values() for curves in several for name in curves}
-    panels = [name for name in TITLES if name in names] + sorted(name for name in names if "/" in name)
+    panels = list(chosen or [name for name in TITLES if name in names] + sorted(name for name in names if "/" in name))
     if not panels:
         return []
     columns = min(3, len(panels))
@@ -97,7 +97,7 @@ def draw_curves(stem: Path, runs: Mapping[str, Sequence[Curves]], title: str) ->
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 def _line(axis, points: Mapping[int, float], number: int, label: str | None) -> None:
@@ -131,14 +131,4 @@ def draw_sizes(stem: Path, sizes: Mapping[str, float], means: Mapping[str, Mappi
         axis.margins(0.25)
         axis.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
-    return _save(figure, stem)
-
-
-def _save(figure, stem: Path) -> list[Path]:
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "d3sr"}):
-        files = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
-        figure.savefig(files[0], dpi=130, metadata={"Software": None})
-        figure.savefig(files[1], metadata={"Date": None})
-    return files
+    return save_figure(figure, stem)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.metric_weights import FILES, how_to_get
+
 # The papers' protocol (OSEDiff's published RealSR averages come out with it): luma of BT.601 in [16, 235]. pyiqa's own default is the
 # full-range "yiq", which gives 1.3 dB less. NIQE is left at pyiqa's default, because the published NIQE values were computed with it.
 PAPER_PROTOCOL: dict[str, dict[str, Any]] = {
@@ -19,19 +21,6 @@ PAPER_PROTOCOL: dict[str, dict[str, Any]] = {
     "psnry": {"color_space": "ycbcr"},
     "ssim": {"test_y_channel": True, "color_space": "ycbcr"},
     "ms_ssim": {"color_space": "ycbcr"},
-}
-
-# What a metric wants to download into $TORCH_HOME/hub unless said otherwise; for the message when it cannot.
-WEIGHT_FILES = {
-    "niqe": "pyiqa/niqe_modelparameters.mat, or any copy of it (or of BasicSR's niqe_pris_params.npz) as pretrained_model_path",
-    "lpips": "pyiqa/LPIPS_v0.1_alex-df73285e.pth and checkpoints/alexnet-owt-7be5be79.pth (torchvision)",
-    "lpips-vgg": "pyiqa/LPIPS_v0.1_vgg-a78928a0.pth and checkpoints/vgg16-397923af.pth (torchvision)",
-    "dists": "pyiqa/DISTS_weights-f5e65c96.pth and checkpoints/vgg16-397923af.pth (torchvision)",
-    "musiq": "pyiqa/musiq_koniq_ckpt-e95806b9.pth",
-    "maniqa": "pyiqa/ckpt_koniq10k.pt and, in the hugging face cache, timm/vit_base_patch8_224.augreg2_in21k_ft_in1k",
-    "maniqa-pipal": "pyiqa/MANIQA_PIPAL-ae6d356b.pth and, in the hugging face cache, timm/vit_base_patch8_224.augreg2_in21k_ft_in1k",
-    "clipiqa": "clip/RN50.pt (openai-clip, which also needs setuptools < 81)",
-    "topiq_nr": "pyiqa/cfanet_nr_koniq_res50-9a73138b.pth and, in the hugging face cache, timm/resnet50.a1_in1k",
 }
 
 
@@ -98,7 +87,7 @@ def build_metric(
         try:
             network = pyiqa.create_metric(type, device=torch.device(device), **options, **weights)
         except (OSError, ImportError) as error:
-            raise ValueError(_missing_weights(name, type, error)) from error
+            raise ValueError(missing_weights(name, type, error)) from error
         except (TypeError, KeyError) as error:
             given_here = ", ".join([*options, *weights]) or "none"
             raise ValueError(f"metric {name}: pyiqa's {type} does not accept these options ({given_here}): {_first_line(error)}") from error
@@ -157,13 +146,15 @@ def npz_to_mat(npz: Path, mat: Path) -> str:
     return str(mat)
 
 
-def _missing_weights(name: str, type: str, error: Exception) -> str:
+def missing_weights(name: str, type: str, error: Exception) -> str:
+    """What a metric lacks, where that is to be had and where it belongs."""
     where = "Its files belong below $TORCH_HOME/hub (default ~/.cache/torch/hub) or in the hugging face cache."
-    if type in WEIGHT_FILES:
-        where = f"It needs, below $TORCH_HOME/hub (default ~/.cache/torch/hub), {WEIGHT_FILES[type]}."
+    if type in FILES:
+        where = f"It needs {'; and '.join(how_to_get(file) for file in FILES[type])}."
+    clip = " (openai-clip needs setuptools < 81)" if isinstance(error, ImportError) else ""
     return (
-        f"metric {name}: the weights of pyiqa's {type} are not on this machine and could not be downloaded ({_first_line(error)}). {where} "
-        f"Run it once with a network, copy the files there, or take the metric out of the options."
+        f"metric {name}: the weights of pyiqa's {type} are not on this machine and could not be downloaded ({_first_line(error)}{clip}). "
+        f"{where} Run python tools/metrics_weights.py once with a network, copy the files there, or take the metric out of the options."
     )
 
 

@@ -22,6 +22,9 @@ PAPER_WHITE, INK = (255, 255, 255), (34, 34, 34)
 GAP = 8
 MAX_FONT = 40
 
+Means = dict[str, dict[str, float | None]]
+"""method -> metric name -> mean, None where there is none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScores:
@@ -38,20 +41,27 @@ def score_image(image: str, pictures: dict[str, np.ndarray], metrics: Sequence[M
     warn: told about a metric that cannot score a picture; its place stays empty.
     """
     methods = sorted((label for label in pictures if label != HR), key=lambda label: label != OURS)
-    scores: dict[str, dict[str, float | None]] = {method: {} for method in methods}
-    for method, of_method in scores.items():
-        for metric in metrics:
-            try:
-                of_method[metric.name] = metric(pictures[method], pictures.get(HR))
-            except ValueError as error:
-                of_method[metric.name] = None
-                warn(f"not scored: {image} ({method}): {error}")
+    scores = {method: score_picture(f"{image} ({method})", pictures[method], pictures.get(HR), metrics, warn) for method in methods}
     return ImageScores(image=image, scores=scores)
 
 
-def mean_scores(rows: Sequence[ImageScores]) -> dict[str, dict[str, float | None]]:
+def score_picture(
+    what: str, picture: np.ndarray, hr: np.ndarray | None, metrics: Sequence[Metric], warn: Callable[[str], None]
+) -> dict[str, float | None]:
+    """Metric name -> score of one picture, None where there is none; `warn` is told which and why, `what` being the picture's name."""
+    scores: dict[str, float | None] = {}
+    for metric in metrics:
+        try:
+            scores[metric.name] = metric(picture, hr)
+        except ValueError as error:
+            scores[metric.name] = None
+            warn(f"not scored: {what}: {error}")
+    return scores
+
+
+def mean_scores(rows: Sequence[ImageScores]) -> Means:
     """method -> metric -> mean over the images that have a score (None where no image has one)."""
-    means: dict[str, dict[str, float | None]] = {}
+    means: Means = {}
     for method in dict.fromkeys(method for row in rows for method in row.scores):
         per_image = [row.scores[method] for row in rows if method in row.scores]
         for metric in dict.fromkeys(name for scores in per_image for name in scores):
@@ -61,16 +71,31 @@ def mean_scores(rows: Sequence[ImageScores]) -> dict[str, dict[str, float | None
 
 
 def mean_table(rows: Sequence[ImageScores], metrics: Sequence[Metric]) -> str:
-    """Markdown: one line per method, one column per metric with an arrow to its better end; the best mean of a column is bold."""
-    means = mean_scores(rows)
+    """Markdown: one line per method, one column per metric with an arrow to its better end; the best mean of a column is bold, and from
+    three methods on the second best underlined."""
+    return means_table(mean_scores(rows), metrics, f"mean of {len(rows)}")
+
+
+def means_table(means: Means, metrics: Sequence[Metric], title: str, unmarked: Sequence[str] = ()) -> str:
+    """`mean_table` of means that are known already; methods of `unmarked` are there to compare with and never the best."""
     lines = [[method, *(_cell(means[method].get(metric.name)) for metric in metrics)] for method in means]
     for column, metric in enumerate(metrics, start=1):
-        known = [scores[metric.name] for scores in means.values() if scores.get(metric.name) is not None]
-        if len(known) > 1:
-            best = _cell(min(known) if metric.lower_better else max(known))
-            for line in lines:
-                line[column] = f"**{best}**" if line[column] == best else line[column]
-    return _markdown([f"mean of {len(rows)}", *(_heading(metric) for metric in metrics)], lines)
+        rivals = [scores.get(metric.name) for method, scores in means.items() if method not in unmarked]
+        best, second = best_two(rivals, metric.lower_better)
+        for line in lines:
+            marks = {best: f"**{best}**", second: f"<u>{second}</u>"} if line[0] not in unmarked else {}
+            line[column] = marks.get(line[column], line[column])
+    return markdown([title, *(_heading(metric) for metric in metrics)], lines)
+
+
+def best_two(values: Sequence[float | None], lower_better: bool) -> tuple[str | None, str | None]:
+    """The best and the second best of several values, as the tables write them, so what looks the same is marked the same.
+
+    None where there is nothing to be told apart: a single value has no best, two have no second best.
+    """
+    known = sorted((value for value in values if value is not None), reverse=not lower_better)
+    shown = [*dict.fromkeys(map(_cell, known)), None]
+    return (shown[0] if len(known) > 1 else None), (shown[1] if len(known) > 2 else None)
 
 
 def image_table(rows: Sequence[ImageScores], metrics: Sequence[Metric]) -> str:
@@ -78,20 +103,26 @@ def image_table(rows: Sequence[ImageScores], metrics: Sequence[Metric]) -> str:
     methods = list(mean_scores(rows))
     heading = [f"{_heading(metric)} {method}" for metric in metrics for method in methods]
     lines = [[row.image, *(_cell(row.scores.get(method, {}).get(metric.name)) for metric in metrics for method in methods)] for row in rows]
-    return _markdown(["image", *heading], lines)
+    return markdown(["image", *heading], lines)
 
 
 def write_report(folder: str | Path, rows: Sequence[ImageScores], metrics: Sequence[Metric], protocol: dict[str, Any]) -> None:
-    """Write metrics.json (everything: protocol, versions, options, means, images), metrics.csv and metrics.md into folder.
+    """Write metrics.json (see `document`), metrics.csv (see `csv_table`) and metrics.md (means, protocol, images) into folder.
 
-    CSV: a line per image and a last one "mean"; columns are metric names for our own results and METHOD_METRIC for the others.
     protocol: anything JSON that says how the numbers came about (scale, colour fix, resizer of the baseline ...).
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    document = {
+    write_text(folder / "metrics.json", json.dumps(document(rows, metrics, protocol), indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "metrics.csv", csv_table(rows, mean_scores(rows)))
+    text = "\n\n".join([mean_table(rows, metrics), notes(protocol | versions()), image_table(rows, metrics)])
+    write_text(folder / "metrics.md", f"{text}\n")
+
+
+def document(rows: Sequence[ImageScores], metrics: Sequence[Metric], protocol: dict[str, Any]) -> dict[str, Any]:
+    """Everything about some scores, as JSON: protocol, versions, options of the metrics, means, images."""
+    return {
         "protocol": protocol,
-        "libraries": _versions(),
+        "libraries": versions(),
         "metrics": {
             metric.name: {"type": metric.type, "lower_better": metric.lower_better, "options": metric.options} for metric in metrics
         },
@@ -99,10 +130,11 @@ def write_report(folder: str | Path, rows: Sequence[ImageScores], metrics: Seque
         "mean": mean_scores(rows),
         "images": [{"image": row.image, "scores": row.scores} for row in rows],
     }
-    _write_text(folder / "metrics.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    _write_text(folder / "metrics.csv", _csv(rows))
-    notes = "\n".join(f"- {key}: {value}" for key, value in (protocol | _versions()).items())
-    _write_text(folder / "metrics.md", f"{mean_table(rows, metrics)}\n\n{notes}\n\n{image_table(rows, metrics)}\n")
+
+
+def notes(values: dict[str, Any]) -> str:
+    """A Markdown list of what is to be known about a table."""
+    return "\n".join(f"- {key}: {value}" for key, value in values.items())
 
 
 def comparison_sheet(pictures: Sequence[np.ndarray], labels: Sequence[str], *, max_side: int = 6144) -> np.ndarray:
@@ -180,7 +212,7 @@ def _cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table, padded so that it also reads well in a terminal."""
     cells = [[cell.replace("|", "\\|") for cell in line] for line in [heading, *lines]]
     widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(heading))]
@@ -192,8 +224,8 @@ def _markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([text[0], rule, *text[1:]])
 
 
-def _csv(rows: Sequence[ImageScores]) -> str:
-    means = mean_scores(rows)
+def csv_table(rows: Sequence[ImageScores], means: Means) -> str:
+    """A line per image and a last one "mean"; columns are metric names for our own results and METHOD_METRIC for the others."""
     columns = [(method, metric) for method, scores in means.items() for metric in scores]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -204,13 +236,16 @@ def _csv(rows: Sequence[ImageScores]) -> str:
     return buffer.getvalue()
 
 
-def _versions() -> dict[str, str]:
+def versions(libraries: Sequence[str] = ("pyiqa", "torch", "numpy")) -> dict[str, str]:
+    """Library -> the version that is installed."""
     from importlib.metadata import version
 
-    return {library: version(library) for library in ("pyiqa", "torch", "numpy")}
+    return {library: version(library) for library in libraries}
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all; missing folders are created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -2,7 +2,9 @@
 
 import ast
 import hashlib
+import importlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -167,3 +169,33 @@ def test_every_sample_picture_is_free_small_and_explained() -> None:
         with Image.open(path) as image:
             assert row[2] == f"{image.width} x {image.height}" and image.width * image.height <= 192 * 144
         assert row[4] in ("CC0", "public domain")
+
+
+def paper_commands() -> list[str]:
+    """What stands in the table "The paper, command by command", one command each."""
+    section = read("README.md").split("## The paper, command by command")[1].split("\n## ")[0]
+    return re.findall(r"`(python [^`]+)`", "\n".join(line for line in section.splitlines() if line.startswith("|")))
+
+
+@pytest.mark.parametrize("command", paper_commands())
+def test_the_papers_commands_are_understood(command: str) -> None:
+    """Every script, every flag and every option file of the table is there."""
+    _, script, *arguments = shlex.split(command)
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    (module.parse_arguments if script == "test_d3sr.py" else module.parse_args)(arguments)
+    for argument in arguments:
+        assert not argument.startswith("options/") or list(ROOT.glob(argument)), argument
+
+
+def test_the_paper_has_a_command_for_each_table_and_figure() -> None:
+    section = read("README.md").split("## The paper, command by command")[1].split("\n## ")[0]
+    rows = " ".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| "))
+    for name in ("Tables 1, 2", *(f"Table {number}" for number in (3, 4, 5, 6)), *(f"Fig. {number}" for number in (2, 3, 4)), "Fig. 5, 6"):
+        assert name in rows
+
+
+def test_the_readme_names_every_tool() -> None:
+    tools = {path.name for path in (ROOT / "tools").glob("*.py")} - {"__init__.py"}
+    assert {
+        tool for tool in tools if f"`python tools/{tool} " not in read("README.md") and f"`python tools/{tool}`" not in read("README.md")
+    } == set()

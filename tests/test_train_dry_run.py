@@ -13,7 +13,8 @@ from tests.tiny_models import write_tiny_base
 from train_d3sr import main
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "options").glob("**/*.yml") if not path.name.startswith("test"))
+TRAININGS = [path for path in (ROOT / "options").glob("**/*.yml") if not path.name.startswith("test") and path.parent.name != "benchmarks"]
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in TRAININGS)
 
 
 @pytest.fixture(scope="module", autouse=True)

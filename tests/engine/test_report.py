@@ -5,7 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.report import ImageScores, comparison_sheet, image_table, mean_scores, mean_table, picture_sheet, score_image, write_report
+from engine.report import (
+    ImageScores,
+    best_two,
+    comparison_sheet,
+    image_table,
+    mean_scores,
+    mean_table,
+    means_table,
+    picture_sheet,
+    score_image,
+    write_report,
+)
 
 METRICS = [
     SimpleNamespace(name="psnr", type="psnr", lower_better=False, options={"color_space": "ycbcr"}),
@@ -40,6 +51,39 @@ def test_mean_table_has_arrows_and_the_best_in_bold():
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in mean_table(ROWS, METRICS).splitlines()]
     assert lines[0] == ["mean of 2", "psnr ↑", "niqe ↓"]
     assert lines[2:] == [["ours", "25.0000", "**4.0000**"], ["bicubic", "**26.0000**", "9.0000"]]
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_means_table_marks_best_and_second_best_by_their_direction():
+    means = {"a": {"psnr": 30.0, "niqe": 4.0}, "b": {"psnr": 28.0, "niqe": 3.0}, "c": {"psnr": 29.0, "niqe": 5.0}, "HR": {"niqe": 1.0}}
+    heading, _, *lines = cells(means_table(means, METRICS, "title", unmarked=["HR"]))
+    assert heading == ["title", "psnr ↑", "niqe ↓"]
+    assert lines == [
+        ["a", "**30.0000**", "<u>4.0000</u>"],
+        ["b", "28.0000", "**3.0000**"],
+        ["c", "<u>29.0000</u>", "5.0000"],
+        ["HR", "–", "1.0000"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "lower_better", "marked"),
+    [
+        ([1.0, 2.0, 3.0], False, ("3.0000", "2.0000")),
+        ([1.0, 2.0, 3.0], True, ("1.0000", "2.0000")),
+        ([3.0, 3.0, 1.0], False, ("3.0000", "1.0000")),  # a tie shares the first place, the next value is the second best
+        ([1.00001, 1.00002, 2.0], True, ("1.0000", "2.0000")),  # a tie in what the table shows
+        ([1.0, 2.0], True, ("1.0000", None)),
+        ([1.0, None, None], True, (None, None)),
+        ([2.0, 2.0, 2.0], True, ("2.0000", None)),
+        ([], True, (None, None)),
+    ],
+)
+def test_the_best_two_of_several_values(values, lower_better, marked):
+    assert best_two(values, lower_better) == marked
 
 
 def test_image_table_has_a_line_per_image_and_escapes_bars():

@@ -12,7 +12,8 @@ from options.yaml_files import read_options
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "options").glob("**/*.yml"))
-TRAIN_FILES = [file for file in FILES if not Path(file).name.startswith("test")]
+BENCHMARKS = [file for file in FILES if "/benchmarks/" in file]
+TRAIN_FILES = [file for file in FILES if not Path(file).name.startswith("test") and file not in BENCHMARKS]
 ABLATIONS = [file for file in FILES if "/ablations/" in file]
 
 
@@ -35,6 +36,7 @@ def test_all_option_files_of_the_issue_exist() -> None:
     table_4, figure_3 = {"data_lsdir_ffhq", "data_own"}, {"scale_sd15", "scale_sd21", "scale_sdxl"}
     assert {Path(file).stem for file in ABLATIONS} == table_4 | table_5 | table_6 | figure_3
     assert top <= {Path(file).stem for file in FILES}
+    assert {Path(file).stem for file in BENCHMARKS} == {"realsr", "drealsr", "realset65"}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -110,3 +112,20 @@ def test_an_ablation_is_its_base_and_one_difference(stem: str, base: str, change
     text = (ROOT / file).read_text(encoding="utf-8")
     assert text.split("\n\n", 1)[1].splitlines()[0] == f"base: ../{base}.yml"
     assert len([line for line in text.splitlines() if line and not line.startswith("#")]) <= 4
+
+
+@pytest.mark.parametrize("file", BENCHMARKS)
+def test_a_benchmark_is_the_small_models_test_on_one_set(file: str) -> None:
+    options = load(file)
+    found = differences(dump(options), dump(load("options/test.yml")))
+    assert found == {"name", "tile", f"datasets.test.{Path(file).stem}"}
+    (data,) = options.datasets.test.values()
+    assert (data.dataroot_gt is None) == (Path(file).stem == "realset65"), "RealSet65 has no HR"
+
+
+@pytest.mark.parametrize("file", BENCHMARKS)
+def test_a_benchmark_can_be_looked_at_without_its_pictures(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from test_d3sr import main
+
+    assert main(["-opt", str(ROOT / file), "--dry-run"]) == 0
+    assert "datasets/" in capsys.readouterr().out

@@ -1,0 +1,88 @@
+"""Fig. 2 of D3SR (Fig. 3 of DFOSD): what a discriminator's trunk makes of real and of generated latents, brought down to two dimensions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.diffusion import forward_diffusion
+from models.discriminator import Discriminator
+
+NEIGHBOURS, REGULARIZATION = 12, 1e-3
+
+
+@torch.no_grad()
+def trunk_means(discriminator: Discriminator, z: Tensor, timestep: int, noise: Tensor, alphas_cumprod: Tensor, channels: int) -> np.ndarray:
+    """What the head is shown of F(z, t), averaged over the positions: the first channels of the mid block, float64 (N, channels).
+
+    z, noise: (N, C, h, w). Fewer channels come out where the trunk has fewer.
+    """
+    seen: list[Tensor] = []
+    hook = discriminator.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        timesteps = torch.full((len(z),), timestep, device=z.device)
+        discriminator(forward_diffusion(z, timesteps, noise, alphas_cumprod), timesteps)
+    finally:
+        hook.remove()
+    return seen[0].float().mean((2, 3))[:, :channels].double().cpu().numpy()
+
+
+def standardized(features: np.ndarray) -> np.ndarray:
+    """(N, D) with mean 0 and deviation 1 in every dimension, so that no loud channel decides; constant ones become 0."""
+    centred = features - features.mean(axis=0)
+    deviation = centred.std(axis=0)
+    return centred / np.where(deviation > 1e-12, deviation, 1.0)
+
+
+def pca(features: np.ndarray) -> np.ndarray:
+    """(N, D) -> (N, 2): the two principal components, the larger first, scaled as the features are."""
+    centred = features - features.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    return _signed((left * singular)[:, :2])
+
+
+def lle(features: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
+    """(N, D) -> (N, 2): locally linear embedding (Roweis and Saul, Science 2000), columns of unit variance.
+
+    Every point is written as a weighted mean of its nearest neighbours; the embedding is the one these weights fit best.
+    """
+    count = len(features)
+    neighbours = min(neighbours, count - 1)
+    distances = np.square(features[:, None] - features[None]).sum(axis=2)
+    np.fill_diagonal(distances, np.inf)
+    weights = np.zeros((count, count))
+    for point, nearest in enumerate(np.argsort(distances, axis=1, kind="stable")[:, :neighbours]):
+        offsets = features[nearest] - features[point]
+        gram = offsets @ offsets.T
+        gram += np.eye(neighbours) * (REGULARIZATION * np.trace(gram) or REGULARIZATION)  # more neighbours than dimensions: singular
+        solution = np.linalg.solve(gram, np.ones(neighbours))
+        weights[point, nearest] = solution / solution.sum()
+    rest = np.eye(count) - weights
+    _, vectors = np.linalg.eigh(rest.T @ rest)
+    return _signed(vectors[:, 1:3] * np.sqrt(count))  # the first, all equal, belongs to eigenvalue 0
+
+
+def _signed(points: np.ndarray) -> np.ndarray:
+    """Axes whose sign is free, turned so that the largest value is positive: the same picture on every machine."""
+    largest = points[np.abs(points).argmax(axis=0), np.arange(points.shape[1])]
+    return points * np.where(largest < 0, -1.0, 1.0)
+
+
+def separability(features: np.ndarray, is_real: Sequence[bool]) -> float:
+    """How well the two kinds are told apart: the share of points nearer to the mean of the others of their kind than to the other kind's.
+
+    features: (N, D), two points of each kind at least. 0.5 is chance, 1 always.
+    """
+    kinds = np.asarray(is_real)
+    right = 0
+    for point, kind in enumerate(kinds):
+        same = kinds == kind
+        same[point] = False
+        own, other = features[same].mean(axis=0), features[kinds != kind].mean(axis=0)
+        right += np.linalg.norm(features[point] - own) < np.linalg.norm(features[point] - other)
+    return right / len(kinds)
+
+
+REDUCTIONS = {"PCA": pca, "LLE": lle}
+"""What a row of the figure shows."""
