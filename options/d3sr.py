@@ -131,6 +131,19 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FastVaeOptions:
+    """A small autoencoder in the place of the generator's own."""
+
+    path: str
+    """Folder or hub id of an AutoencoderTiny made for the generator's base, such as madebyollin/taesd."""
+    parts: Literal["decoder", "both"] = "decoder"
+    """decoder = the encoder stays, and with it what the UNet is used to; both = the fastest."""
+
+    def __post_init__(self) -> None:
+        check(bool(self.path), "path must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TestGenerator:
     """The `network_g` section of a test."""
 
@@ -140,6 +153,12 @@ class TestGenerator:
     """Folder or hub id of the base model, instead of the one that `path` names."""
     revision: str | None = None
     """Commit, tag or branch of a hub id; null = its main branch."""
+    fast_vae: FastVaeOptions | None = None
+    """A small autoencoder instead of the own one: about half to a quarter of the operations, and fine detail is lost."""
+    fuse: bool = True
+    """Fold what is the same for every picture into the weights: the same result up to rounding, with fewer operations."""
+    compile: bool = False
+    """Compile the networks (torch.compile): the first picture of a size takes a minute or more, the next ones less time."""
 
     def __post_init__(self) -> None:
         check(bool(self.path), "path must not be empty")

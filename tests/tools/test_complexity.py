@@ -41,6 +41,15 @@ def test_the_paper_s_table_3(capsys: pytest.CaptureFixture[str]) -> None:
         assert expected.split() in lines
 
 
+@pytest.mark.parametrize(("parts", "total"), [("both", "533.97"), ("decoder", "1,031.14")])
+def test_the_fast_modes(capsys: pytest.CaptureFixture[str], parts: str, total: str) -> None:
+    """Stable Diffusion's encoder 558.33 or TAESD's 61.16, the UNet's 402.13, TAESD's decoder 70.68."""
+    fast = f"network_g.fast_vae={{path: madebyollin/taesd, parts: {parts}}}"
+    lines = printed(capsys, "options/test_sd21.yml", "--force_yml", "network_g.path=no/such/folder", fast)
+    assert f"{parts} of madebyollin/taesd;" in " ".join(lines[0])
+    assert any(line[:4] == ["total,", "LoRA", "merged", total] for line in lines)
+
+
 def test_a_training_file_shows_both_players(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     small = f"network_g.pretrained={write_tiny_base(tmp_path)}"  # 4 pixels per position, so 256 pixels are a latent of 64x64
     lines = printed(capsys, "options/train_dfosd.yml", "--size", "256", "--force_yml", small)
