@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from engine.tile_size import LiveStorages
 
 MEBIBYTE = 2**20
 CPUINFO = Path("/proc/cpuinfo")
+CLOCKS = {"wall": perf_counter, "cpu": process_time}
+"""What a second is: on a wall clock, or of the processor, summed over this process's threads, for a CPU that others use as well."""
 PACKAGES = ("torch", "diffusers", "peft", "numpy")
 
 
@@ -28,20 +30,21 @@ def synchronise(device: torch.device) -> None:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], device: torch.device, *, repeats: int = 5, warmup: int = 1
+    calls: Mapping[str, Callable[[], object]], device: torch.device, *, repeats: int = 5, warmup: int = 1, clock: str = "wall"
 ) -> dict[str, list[float]]:
     """Seconds of every call, `repeats` times: one of each in turn, so that what else the machine does falls on all of them alike."""
     for call in calls.values():
         for _ in range(warmup):
             call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    now = CLOCKS[clock]
     for _ in range(repeats):
         for name, call in calls.items():
             synchronise(device)
-            start = perf_counter()
+            start = now()
             call()
             synchronise(device)
-            seconds[name].append(perf_counter() - start)
+            seconds[name].append(now() - start)
     return seconds
 
 
@@ -70,7 +73,7 @@ def weights_mib(module: nn.Module) -> float:
 
 
 @torch.inference_mode()
-def device_limit(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> dict[str, float]:
+def device_limit(device: torch.device, dtype: torch.dtype, repeats: int = 5, clock: str = "wall") -> dict[str, float]:
     """GMACs per second of a large matrix product and of a large 3x3 convolution: what the device does at best, the fastest of a few."""
     side, channels, pixels = (8192, 512, 128) if device.type == "cuda" else (1536, 128, 64)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -78,7 +81,7 @@ def device_limit(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> 
     weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     calls = {"matrix product": lambda: a @ b, "convolution": lambda: F.conv2d(x, weight, padding=1)}
     macs = {"matrix product": side**3, "convolution": 9 * channels**2 * pixels**2}
-    seconds = interleaved(calls, device, repeats=repeats, warmup=2)
+    seconds = interleaved(calls, device, repeats=repeats, warmup=2, clock=clock)
     return {name: macs[name] / min(taken) / 1e9 for name, taken in seconds.items()}
 
 

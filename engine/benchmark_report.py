@@ -37,7 +37,8 @@ def markdown(results: Results) -> str:
         lines += [f"The device's limit in GMACs per second, measured in the same run: {rates}.", ""]
     if results["rows"]:
         lines += [*table(results["rows"], COLUMNS), ""]
-        lines += [f"Medians of {results['repeats']} rounds, in each of which every variant had its turn; ratios within a round.", ""]
+        rounds = f"Medians of {results['repeats']} rounds, in each of which every variant had its turn; ratios within a round."
+        lines += [f"{rounds} Seconds of the {results['clock']} clock.", ""]
     for title, part in results["parts"].items():
         first = part["rows"][0]
         columns = {key: (heading, "{:.3f}" if isinstance(first[key], float) else "{}") for key, heading in part["columns"].items()}

@@ -41,6 +41,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="which; naive is always among them")
     parser.add_argument("--fast-vae", metavar="PATH", help="AutoencoderTiny: folder or hub id; adds the two fast variants")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu = processor seconds of the variants, where others use the CPU as well"
+    )
     parser.add_argument("--scaling", type=int, nargs="*", metavar="SIDE", help="growth of time and memory (default sides: 256 to 4096)")
     parser.add_argument("--processes", type=int, nargs="+", default=[], metavar="N", help="pictures per second of so many processes")
     parser.add_argument("--losses", type=int, nargs=2, metavar=("BATCH", "SIDE"), help="EA-DISTS beside two calls of pyiqa's DISTS")
@@ -99,7 +102,7 @@ def build_all(names: Sequence[str], options: "TestOptions", fast_vae: str | None
 
 
 def measure(
-    generators: "Mapping[str, Generator]", size: int, repeats: int, limit: Mapping[str, float], device: "torch.device"
+    generators: "Mapping[str, Generator]", size: int, repeats: int, limit: Mapping[str, float], device: "torch.device", clock: str
 ) -> list[dict[str, Any]]:
     """A row for every variant at one size. Raises ValueError for a size that the network does not take."""
     import torch
@@ -114,7 +117,7 @@ def measure(
     rows = []
     with torch.inference_mode():
         results = {name: call() for name, call in calls.items()}  # also the warm-up
-        seconds = interleaved(calls, device, repeats=repeats, warmup=0)
+        seconds = interleaved(calls, device, repeats=repeats, warmup=0, clock=clock)
         speed = ratios(seconds, "naive")
         for name, taken in seconds.items():
             difference = (results[name] - results["naive"]).abs().max().item()
@@ -244,18 +247,20 @@ def run(args: argparse.Namespace, options: "TestOptions") -> dict[str, Any]:
     from engine.threads import physical_cores
 
     device = choose_device(options.device)
+    if args.clock == "cpu" and device.type != "cpu":
+        raise ValueError("--clock cpu: a GPU's work takes no processor seconds; use --clock wall")
     if device.type == "cpu":
         torch.set_num_threads(physical_cores() if options.num_threads == "auto" else options.num_threads)
     names = [name for name in VARIANTS if name == "naive" or name in args.variants] + (list(FAST) if args.fast_vae else [])
-    limit = benchmark.device_limit(device, dtype_of(options.precision), args.repeats)
+    limit = benchmark.device_limit(device, dtype_of(options.precision), args.repeats, args.clock)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]), "machine": benchmark.machine(device),
-        "precision": options.precision, "repeats": args.repeats, "limit": limit, "rows": [], "parts": {},
+        "precision": options.precision, "repeats": args.repeats, "clock": args.clock, "limit": limit, "rows": [], "parts": {},
     }  # fmt: skip
     if args.sizes:
         generators = build_all(names, options, args.fast_vae, device)
         for size in args.sizes:
-            results["rows"] += measure(generators, size, args.repeats, limit, device)
+            results["rows"] += measure(generators, size, args.repeats, limit, device, args.clock)
     if args.scaling is not None:
         generator = build_all(["channels_last"], options, None, device)["channels_last"]
         tile = 1024 if options.tile == "auto" else options.tile

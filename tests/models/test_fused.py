@@ -8,7 +8,7 @@ from torch import nn
 from models.backbones import Autoencoder, SharedAutoencoder, new_autoencoder, new_unet
 from models.configs import BLOCK_TRANSFORM
 from models.diffusion import scaled_linear_alphas_cumprod
-from models.fused import fuse
+from models.fused import compile_networks, fuse
 from models.fused_unet import PhaseUpsample
 from models.generator import Generator, cast_weights, use_fast_vae
 from models.lora import add_lora
@@ -206,3 +206,15 @@ def test_autoencoders_of_two_latent_spaces_cannot_share():
     shallow = {name: SMALL_VAE[name][:2] for name in ("block_out_channels", "down_block_types", "up_block_types")}
     with pytest.raises(ValueError, match=r"different latent spaces.*\(4, 2\) and \(4, 8\)"):
         SharedAutoencoder(new_autoencoder({**SMALL_VAE, **shallow}), taesd())
+
+
+def test_compiling_reaches_all_networks_and_changes_nothing():
+    """Without a compiler's minutes: the stance makes torch run what it would compile."""
+    generator = fuse(build("sd21"))
+    images = picture(1, 3, 64, 64)
+    expected = generator.restore(images)
+    compile_networks(generator)
+    networks = (generator.unet, generator.autoencoder.model.encoder, generator.autoencoder.model.decoder)
+    assert all(network._compiled_call_impl is not None for network in networks)
+    with torch.compiler.set_stance("force_eager"):
+        assert torch.equal(generator.restore(images), expected)
