@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from time import sleep
 
 import pytest
 import torch
@@ -96,6 +97,11 @@ def test_the_perceptual_losses_are_the_same_and_all_are_measured():
 
 def test_a_power_law_is_found():
     assert fitted_exponent([1, 2, 4, 8], [3, 6 * 2**0.5, 12 * 2, 24 * 2**1.5]) == pytest.approx(1.5)
+
+
+def test_processor_seconds_leave_out_what_others_take():
+    seconds = interleaved({"": lambda: sleep(0.2)}, torch.device("cpu"), repeats=1, warmup=0, clock="cpu")
+    assert seconds[""][0] < 0.2 <= interleaved({"": lambda: sleep(0.2)}, torch.device("cpu"), repeats=1, warmup=0)[""][0]
 
 
 def test_ratios_are_taken_within_a_round():
