@@ -106,13 +106,21 @@ def set_threads(options: "TestOptions", world: "World") -> None:
 def load(options: "TestOptions", device: "torch.device") -> "Generator":
     """The generator in the asked precision. Raises ValueError where the device cannot compute in it, or files are missing or do not fit."""
     from engine.distributed import dtype_of
-    from models.generator import load_generator
+    from models.fused import compile_networks, fuse
+    from models.generator import cast_weights, load_generator, use_fast_vae
 
     if device.type == "cpu" and options.precision == "fp16":
         raise ValueError("precision: fp16 needs a GPU, and there is none; use fp32 or bf16")
     network = options.network_g
-    how = {"base": network.pretrained, "revision": network.revision, "strength": network.strength}
-    return load_generator(network.path, **how, dtype=dtype_of(options.precision)).to(device)
+    generator = load_generator(network.path, base=network.pretrained, revision=network.revision, strength=network.strength)
+    if network.fast_vae is not None:
+        use_fast_vae(generator, network.fast_vae.path, network.fast_vae.parts)
+    if network.fuse:
+        generator = fuse(generator)
+    generator = cast_weights(generator, dtype_of(options.precision)).to(device)
+    if network.compile:
+        compile_networks(generator)
+    return generator
 
 
 def build_metrics(options: "TestOptions", test_sets: "Sequence[JobSet]", device: "torch.device") -> "list[Metric]":
@@ -138,8 +146,10 @@ def restore_sets(
 
     how = Restoration(scale=options.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
     file = options.output
-    settings = {"precision": options.precision, "quality": file.quality, "strength": options.network_g.strength}
-    key = settings_key(options.network_g.path, asdict(how) | settings)
+    settings = asdict(how) | {"precision": options.precision, "quality": file.quality, "strength": options.network_g.strength}
+    if options.network_g.fast_vae is not None:
+        settings |= {"fast_vae": asdict(options.network_g.fast_vae)}
+    key = settings_key(options.network_g.path, settings)
     output = Output(key=key, quality=file.quality, overwrite=file.overwrite, sheet=options.comparison_sheet, page=options.report)
     everything: list[Done] = []
     for test_set in test_sets:
@@ -224,6 +234,7 @@ def write_results(test_set: "JobSet", done: "Sequence[Done]", metrics: "Sequence
 def protocol(test_set: "JobSet", options: "TestOptions") -> dict[str, object]:
     """How the results came about, for metrics.json, metrics.md and index.html."""
     data = options.datasets.test.get(test_set.name or "")
+    fast = options.network_g.fast_vae
     roots = {"set": test_set.name, "dataroot_lq": data.dataroot_lq, "dataroot_gt": data.dataroot_gt} if data else {}
     return {
         **roots,
@@ -231,6 +242,7 @@ def protocol(test_set: "JobSet", options: "TestOptions") -> dict[str, object]:
         "bicubic": "a = -0.75, no antialiasing (torch and cv2.INTER_CUBIC), the network's own input",
         "generator": options.network_g.path,
         "strength": options.network_g.strength,
+        **({"fast_vae": f"{fast.path} ({fast.parts})"} if fast else {}),
         **{key: getattr(options, key) for key in ("scale", "precision", "tile", "tile_overlap", "color_fix")},
     }
 

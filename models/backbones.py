@@ -4,19 +4,49 @@ Any folder or hub id of the Stable Diffusion family works by its own config.json
 discriminator), AutoencoderTiny as the VAE, and the small base of this project with its `BlockTransform`.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import diffusers.loaders  # noqa: F401  notes what could be loaded from where, for which it must see all packages: see `_out_of_sight`
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
+from diffusers.utils import import_utils
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.block_transform import BlockTransform
 from models.diffusion import scaled_linear_alphas_cumprod
 from models.pretrained_files import place, read_config, read_weights
+
+
+@contextmanager
+def _out_of_sight(*packages: str) -> Iterator[None]:
+    """Inside, diffusers takes these packages for not installed.
+
+    Its model classes import whole training and quantization libraries where they find them, for ways of loading that nobody uses here,
+    and that is half of the start-up. Afterwards all is as before: training finds peft. What diffusers has for LoRA and single files is
+    forgotten again, so that a program that also uses its pipelines gets it with all packages in sight.
+    """
+    flags = [name for name in (f"_{package}_available" for package in packages) if hasattr(import_utils, name)]
+    before, loaded = {name: getattr(import_utils, name) for name in flags}, set(sys.modules)
+    try:
+        for name in flags:
+            setattr(import_utils, name, False)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(import_utils, name, value)
+        for name in set(sys.modules) - loaded:
+            if name.startswith(("diffusers.loaders.", "diffusers.models.lora")):
+                del sys.modules[name]
+
+
+with _out_of_sight("peft", "bitsandbytes", "transformers", "torchvision"):
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
 
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "BlockTransform": BlockTransform}
 TRUNK_PARTS = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
@@ -57,14 +87,35 @@ class Autoencoder(nn.Module):
         images = images.to(next(self.model.parameters()).dtype)
         if isinstance(self.model, AutoencoderTiny):
             return self.model.encode(images).latents * self.model.config.scaling_factor
-        return self.model.encode(images).latent_dist.mode() * self.model.config.scaling_factor
+        return self.latents(self.model.encoder(images))
 
     def decode(self, z: Tensor) -> Tensor:
         """z (N, C, h, w) -> (N, 3, factor h, factor w), about [-1, 1], not clamped."""
         if isinstance(self.model, BlockTransform):
             return self.model.decode(z)
-        z = z.to(next(self.model.parameters()).dtype)
-        return self.model.decode(z / self.model.config.scaling_factor).sample
+        return self.model.decoder(self.decoder_input(z))
+
+    def latents(self, moments: Tensor) -> Tensor:
+        """What z is made of: an AutoencoderKL's encoder output (N, 2C, h, w) -> z, the mode (N, C, h, w)."""
+        if self.model.quant_conv is not None:
+            moments = self.model.quant_conv(moments)
+        return moments.chunk(2, dim=1)[0] * self.model.config.scaling_factor
+
+    def decoder_input(self, z: Tensor) -> Tensor:
+        """z (N, C, h, w) as a learned decoder takes it, in the weights' dtype."""
+        z = z.to(next(self.model.parameters()).dtype) / self.model.config.scaling_factor
+        post_quant_conv = getattr(self.model, "post_quant_conv", None)  # AutoencoderTiny has none
+        return z if post_quant_conv is None else post_quant_conv(z)
+
+    @property
+    def encoding(self) -> "Autoencoder":
+        """The autoencoder that encodes: this one, unless two share the work."""
+        return self
+
+    @property
+    def decoding(self) -> "Autoencoder":
+        """The autoencoder that decodes: this one, unless two share the work."""
+        return self
 
     def enable_gradient_checkpointing(self) -> None:
         """Checkpoints the decoder only: nothing is learned before it, and its activations are the largest of all.
@@ -74,6 +125,37 @@ class Autoencoder(nn.Module):
         if not isinstance(self.model, BlockTransform):
             self.model.decoder.gradient_checkpointing = True
             self.model.decoder._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
+class SharedAutoencoder(Autoencoder):
+    """Two autoencoders of one latent space: one encodes, the other decodes. For inference: what neither needs is given up."""
+
+    def __init__(self, encoding: Autoencoder, decoding: Autoencoder):
+        sizes = [(half.latent_channels, half.factor) for half in (encoding, decoding)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"two autoencoders of different latent spaces: (channels, pixels per position) are {sizes[0]} and {sizes[1]}")
+        super().__init__(encoding.model)
+        self._halves = nn.ModuleList([encoding, decoding])
+        for half, unused in ((encoding, "decoder"), (decoding, "encoder")):
+            half.model._modules.pop(unused, None)
+
+    @property
+    def encoding(self) -> Autoencoder:
+        """The one that encodes."""
+        return self._halves[0]
+
+    @property
+    def decoding(self) -> Autoencoder:
+        """The one that decodes."""
+        return self._halves[1]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """As the one that encodes."""
+        return self.encoding.encode(images)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """As the one that decodes."""
+        return self.decoding.decode(z)
 
 
 def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32, subfolder: str = "vae") -> Autoencoder:

@@ -1,6 +1,7 @@
 """The published configurations of the base models, as facts: sizes can be counted, and random weights made, without a download.
 
-Sources: unet/config.json and vae/config.json of stable-diffusion-v1-5, stable-diffusion-2-1-base and stable-diffusion-xl-base-1.0.
+Sources: unet/config.json and vae/config.json of stable-diffusion-v1-5, stable-diffusion-2-1-base and stable-diffusion-xl-base-1.0;
+config.json of taesd.
 Models that are trained or run are always built from the config.json beside their weights, never from here.
 """
 
@@ -44,6 +45,15 @@ SD_VAE = {
     "scaling_factor": 0.18215,
 }
 SDXL_VAE = {**SD_VAE, "sample_size": 1024, "scaling_factor": 0.13025}
+TAESD = {
+    "_class_name": "AutoencoderTiny",
+    "latent_channels": 4,
+    "encoder_block_out_channels": [64, 64, 64, 64],
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "num_encoder_blocks": [1, 3, 3, 3],
+    "num_decoder_blocks": [3, 3, 3, 1],
+    "scaling_factor": 1.0,
+}
 TINY_UNET = {
     "sample_size": 32,
     "in_channels": 48,
@@ -64,6 +74,7 @@ KNOWN = {
     "sd15": {"unet": SD15_UNET, "vae": SD_VAE},
     "sd21-base": {"unet": SD21_UNET, "vae": SD_VAE},
     "sdxl-base": {"unet": SDXL_UNET, "vae": SDXL_VAE},
+    "taesd": {"": TAESD},
     "tiny": {"unet": TINY_UNET, "vae": BLOCK_TRANSFORM},
 }
 
@@ -77,4 +88,6 @@ def known_model(source: str) -> str | None:
         return "sd21-base"
     if "stable-diffusion-xl-base" in name:
         return "sdxl-base"
+    if name.startswith("taesd"):
+        return "taesd"
     return None

@@ -17,7 +17,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.backbones import Autoencoder, cast, load_alphas_cumprod, load_autoencoder, load_unet, predict_noise, read_weights
+from models.backbones import (
+    Autoencoder,
+    SharedAutoencoder,
+    cast,
+    load_alphas_cumprod,
+    load_autoencoder,
+    load_unet,
+    predict_noise,
+    read_weights,
+)
 from models.diffusion import predict_z0
 from models.lora import LORA_FILE, LORA_TARGETS, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
 from models.pretrained_files import said_of
@@ -266,7 +275,26 @@ def load_generator(
     autoencoder = load_autoencoder(vae or source, None if vae else revision, subfolder="" if vae else "vae")
     prompt = state["prompt_embedding"].float()
     generator = Generator(unet, autoencoder, load_alphas_cumprod(source, revision), prompt, config["timestep"], config["scale"])
-    return _in_own_memory(_cast(generator, dtype)).requires_grad_(False).eval()
+    return _in_own_memory(cast_weights(generator, dtype)).requires_grad_(False).eval()
+
+
+def use_fast_vae(generator: Generator, source: str, parts: str) -> None:
+    """Puts a small autoencoder of the same latent space (TAESD) in the place of the generator's own, in float32: faster, less faithful.
+
+    Args:
+        source: folder or hub id with config.json and weights at its top, as madebyollin/taesd has them.
+        parts: "decoder" keeps the own encoder; "both".
+
+    Raises:
+        ValueError: not found, or of another latent space.
+    """
+    fast, own = load_autoencoder(source, subfolder=""), generator.autoencoder
+    if (fast.latent_channels, fast.factor) != (own.latent_channels, own.factor) or own.is_blockwise:
+        raise ValueError(
+            f"'{source}' has latents of {fast.latent_channels} channels, one per {fast.factor} pixels, the generator's own autoencoder "
+            f"{own.latent_channels}, one per {own.factor}: fast_vae needs one that was made for the generator's base"
+        )
+    generator.autoencoder = (SharedAutoencoder(own, fast) if parts == "decoder" else fast).requires_grad_(False).eval()
 
 
 def _read_generator_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -275,7 +303,7 @@ def _read_generator_tensors(path: str | Path) -> dict[str, Tensor]:
         return load_file(file)
 
 
-def _cast(generator: Generator, dtype: torch.dtype) -> Generator:
+def cast_weights(generator: Generator, dtype: torch.dtype) -> Generator:
     """Weights to `dtype`, but for the noise schedule and the whitening of a block transform, which stay float32."""
     cast(generator.unet, dtype)
     if any(True for _ in generator.autoencoder.parameters()):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from models.backbones import meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
+from models.backbones import SharedAutoencoder, meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
 from models.configs import KNOWN, known_model
 from models.discriminator import Discriminator
 from models.generator import CONFIG_FILE, GENERATOR_FILE, Generator, base_of, read_generator_config
@@ -29,11 +29,13 @@ class UnknownSizesError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorPlan:
-    """What a generator is built from; the arguments of `build_generator` that decide its sizes."""
+    """What a generator is built from; the arguments of `build_generator` and `use_fast_vae` that decide its sizes."""
 
     source: str
     revision: str | None = None
     vae: str | None = None
+    fast_vae: str | None = None
+    fast_vae_parts: str = "decoder"
     train: str = "lora"
     rank: int = 16
     alpha: int = 16
@@ -141,6 +143,9 @@ def meta_generator(plan: GeneratorPlan, *, dtype: torch.dtype = torch.float32, a
     unet = meta_unet(find_config(plan.source, "unet", plan.revision)[0], torch.float32 if plan.train == "full" else dtype)
     config, _ = find_config(plan.vae, "", None) if plan.vae else find_config(plan.source, "vae", plan.revision)
     autoencoder = meta_autoencoder(config, dtype)
+    if plan.fast_vae:
+        fast = meta_autoencoder(find_config(plan.fast_vae, "", None)[0], dtype)
+        autoencoder = SharedAutoencoder(autoencoder, fast) if plan.fast_vae_parts == "decoder" else fast
     prompt = torch.empty(plan.prompt_tokens, unet.config.cross_attention_dim, device="meta")
     if plan.train == "full":
         unet.requires_grad_(True)

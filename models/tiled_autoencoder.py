@@ -37,9 +37,10 @@ def encode_tiled(autoencoder: Autoencoder, images: Picture, tile: int, *, attent
     Raises:
         FloatingPointError: a value is not finite.
     """
+    autoencoder = autoencoder.encoding
     stream = _streamer(autoencoder, "encoder", tile)
     if isinstance(autoencoder.model, AUTOENCODERS["AutoencoderKL"]):
-        return _encode_kl(stream, autoencoder.model, images, attention_tokens)
+        return _encode_kl(stream, autoencoder, images, attention_tokens)
     factor = autoencoder.factor
     reach = 0 if autoencoder.is_blockwise else halo(autoencoder.model.encoder.layers)
     rows = _windows(stream, autoencoder.encode, images, (factor, 1), math.ceil(reach / factor))
@@ -66,9 +67,10 @@ def decode_tiled(
         FloatingPointError: a value is not finite. An AutoencoderKL's comes with the first rows, unless only its last layer overflows.
     """
     assert len(z) == 1, "one picture at a time"
+    autoencoder = autoencoder.decoding
     stream = _streamer(autoencoder, "decoder", tile)
     if isinstance(autoencoder.model, AUTOENCODERS["AutoencoderKL"]):
-        yield from _decode_kl(stream, autoencoder.model, z, attention_tokens)
+        yield from _decode_kl(stream, autoencoder, z, attention_tokens)
     else:
         reach = 0 if autoencoder.is_blockwise else halo(autoencoder.model.decoder.layers)
         yield from _windows(stream, autoencoder.decode, TensorMap(z), (1, autoencoder.factor), reach)
@@ -87,8 +89,8 @@ def _streamer(autoencoder: Autoencoder, part: str, tile: int) -> Streamer:
     return Streamer(part, tile, width, weight.dtype, weight.device)
 
 
-def _encode_kl(stream: Streamer, model: nn.Module, images: Picture, attention_tokens: int) -> Tensor:
-    encoder = model.encoder
+def _encode_kl(stream: Streamer, autoencoder: Autoencoder, images: Picture, attention_tokens: int) -> Tensor:
+    encoder = autoencoder.model.encoder
     (x,) = stream.convolve(images, Layer(encoder.conv_in))
     for block in encoder.down_blocks:
         _check_block(block)
@@ -100,18 +102,12 @@ def _encode_kl(stream: Streamer, model: nn.Module, images: Picture, attention_to
     last = Layer(encoder.conv_out, Norm(encoder.conv_norm_out, x.statistics), encoder.conv_act)
     moments = torch.cat([rows for _, rows in stream.rows(x, last)], dim=-2).to(stream.dtype)
     x.free()
-    if model.quant_conv is not None:
-        moments = model.quant_conv(moments)
-    z = moments.chunk(2, dim=1)[0] * model.config.scaling_factor
-    return stream.joined([z])
+    return stream.joined([autoencoder.latents(moments)])
 
 
-def _decode_kl(stream: Streamer, model: nn.Module, z: Tensor, attention_tokens: int) -> Iterator[tuple[int, Tensor]]:
-    decoder = model.decoder
-    z = z.to(stream.dtype) / model.config.scaling_factor
-    if model.post_quant_conv is not None:
-        z = model.post_quant_conv(z)
-    (x,) = stream.convolve(TensorMap(z), Layer(decoder.conv_in))
+def _decode_kl(stream: Streamer, autoencoder: Autoencoder, z: Tensor, attention_tokens: int) -> Iterator[tuple[int, Tensor]]:
+    decoder = autoencoder.model.decoder
+    (x,) = stream.convolve(TensorMap(autoencoder.decoder_input(z)), Layer(decoder.conv_in))
     x = _middle(stream, decoder.mid_block, x, attention_tokens)
     last = decoder.up_blocks[-1]
     for block, following in zip(decoder.up_blocks, [*decoder.up_blocks[1:], None], strict=True):

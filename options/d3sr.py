@@ -131,6 +131,19 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FastVaeOptions:
+    """A small autoencoder in the place of the generator's own."""
+
+    path: str
+    """Folder or hub id of an AutoencoderTiny made for the generator's base, such as madebyollin/taesd."""
+    parts: Literal["decoder", "both"] = "decoder"
+    """decoder = the encoder stays, and with it what the UNet is used to; both = the fastest."""
+
+    def __post_init__(self) -> None:
+        check(bool(self.path), "path must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TestGenerator:
     """The `network_g` section of a test."""
 
@@ -142,6 +155,12 @@ class TestGenerator:
     """Commit, tag or branch of a hub id; null = its main branch."""
     strength: float = 1.0
     """How much of what training changed is used: 1 = as trained, less = more faithful, more = more vivid."""
+    fast_vae: FastVaeOptions | None = None
+    """A small autoencoder instead of the own one: about half to a quarter of the operations, and fine detail is lost."""
+    fuse: bool = True
+    """Fold what is the same for every picture into the weights: the same result up to rounding, with fewer operations."""
+    compile: bool = False
+    """Compile the networks (torch.compile): the first picture of a size takes a minute or more, the next ones less time."""
 
     def __post_init__(self) -> None:
         check(bool(self.path), "path must not be empty")

@@ -9,11 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from data.image_io import read_image, write_image
 from models.backbones import new_unet
-from test_d3sr import main
+from models.fused import FusedGenerator
+from models.generator import Generator
+from options.d3sr import load_test_options
+from test_d3sr import load, main
 from tests.restoring_script import UNET, write_option_file, write_weights
+from tests.tiny_models import write_sd_base, write_taesd
+from tests.tools.test_export import release
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -186,3 +192,33 @@ def test_help_and_option_mistakes_come_before_heavy_imports():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "-opt FILE" in done.stdout and "tiel" in done.stderr
+
+
+def test_the_generator_is_folded_unless_told_otherwise(option_file):
+    kinds = {}
+    for fuse in ("true", "false"):
+        options = load_test_options(option_file, [f"network_g.fuse={fuse}"])
+        kinds[fuse] = type(load(options, torch.device("cpu")))
+    assert kinds == {"true": FusedGenerator, "false": Generator}
+
+
+def test_a_fast_vae_of_another_latent_space_is_a_mistake(option_file, tmp_path, capsys):
+    write_image(tmp_path / "a.png", smooth(4, 4))
+    fast = f"network_g.fast_vae={{path: '{write_taesd(tmp_path / 'taesd')}', parts: both}}"
+    arguments = ["-opt", str(option_file), "-i", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--force_yml", fast]
+    assert main(arguments) == 2
+    assert "fast_vae needs one that was made for the generator's base" in capsys.readouterr().err
+
+
+def test_a_fast_vae_restores_and_is_named_among_the_settings(tmp_path):
+    run = release(tmp_path / "run", write_sd_base(tmp_path / "base"))
+    taesd = write_taesd(tmp_path / "taesd")
+    lr, hr = pair_folders(tmp_path)
+    sets = [f"datasets.test.pairs.dataroot_lq={lr}", f"datasets.test.pairs.dataroot_gt={hr}", "metrics.psnr={type: psnr}"]
+    arguments = ["-opt", str(run.with_suffix(".yml")), "--force_yml", *sets]
+    assert main([*arguments, "-o", str(tmp_path / "own")]) == 0
+    fast = f"network_g.fast_vae={{path: '{taesd}', parts: decoder}}"
+    assert main([*arguments, fast, "-o", str(tmp_path / "fast")]) == 0
+    own, quick = (read_image(tmp_path / folder / "one.png") for folder in ("own", "fast"))
+    assert own.shape == quick.shape and (own != quick).any()
+    assert json.loads((tmp_path / "fast/metrics.json").read_text())["protocol"]["fast_vae"] == f"{taesd} (decoder)"

@@ -9,7 +9,7 @@ model's config.json where it is on this machine, else from models/configs.py. Th
 
 import argparse
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,8 @@ def plans_of(options: "TrainOptions | TestOptions") -> "tuple[GeneratorPlan, Dis
 
     g = options.network_g
     if not isinstance(options, TrainOptions):
-        return trained_plan(g.path, base=g.pretrained, revision=g.revision), None
+        plan, fast = trained_plan(g.path, base=g.pretrained, revision=g.revision), g.fast_vae
+        return (replace(plan, fast_vae=fast.path, fast_vae_parts=fast.parts) if fast else plan), None
     sizes = {"train": g.train, "prompt_tokens": g.prompt_tokens, **asdict(g.lora)}
     generator, d = GeneratorPlan(source=g.pretrained, revision=g.revision, vae=g.vae, **sizes), options.network_d
     if d.type == "none":
@@ -86,6 +87,8 @@ def describe_generator(plan: "GeneratorPlan", size: int) -> list[str]:
         merged, macs = macs, total(generator_macs(generator, size).values())
         rows |= {"total, LoRA merged": merged, "LoRA": macs - merged}
     origin = find_config(plan.source, "unet", plan.revision)[1]
+    if plan.fast_vae:
+        how += f", {plan.fast_vae_parts} of {plan.fast_vae}"
     head = f"Generator at {size}x{size} pixels: {plan.source}, {how}; sizes from {origin}"
     return [head, *headline(macs, count_parameters(generator)), "", *table({**rows, "total": macs})]
 

@@ -15,7 +15,7 @@ from models.configs import KNOWN
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=list(KNOWN), help="whose sizes the model has")
+    parser.add_argument("kind", choices=[name for name, parts in KNOWN.items() if "unet" in parts], help="whose sizes the model has")
     parser.add_argument("folder", help="where to write unet/, vae/ and scheduler/")
     parser.add_argument("--dtype", choices=["fp32", "fp16"], default="fp32", help="of the files")
     parser.add_argument("--seed", type=int, default=0)

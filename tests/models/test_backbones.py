@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -199,3 +201,24 @@ def test_another_kind_of_schedule_is_refused(sd_base, tmp_path):
     edit_config(base / "scheduler" / "scheduler_config.json", beta_schedule="squaredcos_cap_v2")
     with pytest.raises(ValueError, match="noise schedule 'squaredcos_cap_v2'"):
         load_alphas_cumprod(str(base))
+
+
+# Start-up
+
+
+def test_what_inference_does_not_need_is_not_imported_and_training_still_finds_peft():
+    program = """
+import sys
+import models.generator
+assert not {"peft", "bitsandbytes", "transformers.modeling_utils"} & set(sys.modules), "half of the start-up"
+from models.backbones import new_unet
+from models.configs import TINY_UNET
+from models.lora import add_lora, lora_parameters
+unet = new_unet({**TINY_UNET, "block_out_channels": [16, 32, 32], "attention_head_dim": [2, 2, 2]})
+add_lora(unet, 2, 2)
+assert "peft" in sys.modules and len(lora_parameters(unet)) > 10
+from diffusers.loaders import lora_base
+assert lora_base.BaseTunerLayer, "what a pipeline of diffusers needs in the same program"
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

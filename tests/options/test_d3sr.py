@@ -146,6 +146,8 @@ def test_impossible_values_of_a_training_are_refused(assignment: str, message: s
         ("output.suffix=a/b", "output.suffix: expected what can stand in a file's name, got 'a/b'"),
         ("output.format=tiff", "output.format: expected png | jpg | webp, got 'tiff'"),
         ("network_g={}", "network_g.path: this key is missing; expected text"),
+        ("network_g.fast_vae={path: a, parts: encoder}", "network_g.fast_vae.parts: expected decoder | both, got 'encoder'"),
+        ("network_g.fast_vae={parts: both}", "network_g.fast_vae.path: this key is missing"),
         ("datasets.train.dataroot_gt=x", "datasets.train: unknown key; known keys here: test"),
         ("datasets.test={a/b: {dataroot_lq: x}}", "datasets.test: expected a name that can be a folder's, got 'a/b'"),
     ],

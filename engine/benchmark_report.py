@@ -1,0 +1,73 @@
+"""The results of tools/benchmark.py for people: Markdown tables and a plot. Everything in them is in the JSON."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Results = Mapping[str, Any]
+
+COLUMNS = {
+    "variant": ("variant", "{}"),
+    "size": ("pixels", "{0} x {0}"),
+    "seconds": ("s per image", "{:.3f}"),
+    "ratio": ("times naive", "{:.2f}"),
+    "gmacs": ("GMACs", "{:.1f}"),
+    "share": ("share of the limit", "{:.0%}"),
+    "memory_mib": ("MiB at work", "{:.0f}"),
+    "weights_mib": ("MiB of weights", "{:.1f}"),
+    "difference": ("differs from naive by", "{:.1e}"),
+}
+"""Key of a row -> heading and format."""
+
+
+def table(rows: Sequence[Results], columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Markdown; a value that was not measured is a dash."""
+    lines = [[heading for heading, _ in columns.values()], ["---"] * len(columns)]
+    for row in rows:
+        lines.append(["-" if row[key] is None else form.format(row[key]) for key, (_, form) in columns.items()])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def markdown(results: Results) -> str:
+    """All that was measured."""
+    machine, limit = results["machine"], results.get("limit")
+    lines = ["# Benchmark", "", f"`{results['command']}`", "", ", ".join(f"{name}: {value}" for name, value in machine.items()), ""]
+    if limit:
+        rates = ", ".join(f"{name} {rate:.1f}" for name, rate in limit.items())
+        lines += [f"The device's limit in GMACs per second, measured in the same run: {rates}.", ""]
+    if results["rows"]:
+        lines += [*table(results["rows"], COLUMNS), ""]
+        rounds = f"Medians of {results['repeats']} rounds, in each of which every variant had its turn; ratios within a round."
+        lines += [f"{rounds} Seconds of the {results['clock']} clock.", ""]
+    for title, part in results["parts"].items():
+        first = part["rows"][0]
+        columns = {key: (heading, "{:.3f}" if isinstance(first[key], float) else "{}") for key, heading in part["columns"].items()}
+        lines += [f"## {title}", "", *table(part["rows"], columns), "", *([part["note"], ""] if part["note"] else [])]
+    return "\n".join(lines)
+
+
+def plot(results: Results, file: Path) -> None:
+    """Seconds per image against the side of the output, one line for each variant; and against each other those of the scaling."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in results["rows"]:
+        curves.setdefault(row["variant"], []).append((row["size"], row["seconds"]))
+    for name, points in curves.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+    scaling = results["parts"].get("Scaling")
+    if scaling:
+        points = [(row["size"], row["seconds"]) for row in scaling["rows"]]
+        axes.plot(*zip(*points, strict=True), marker="s", linestyle="--", label="in tiles, as test_d3sr.py")
+    axes.set(xscale="log", yscale="log", xlabel="side of the output (pixels)", ylabel="seconds per image")
+    axes.set_title(results["machine"]["device"])
+    axes.grid(True, which="both", alpha=0.3)
+    if curves or scaling:
+        axes.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
