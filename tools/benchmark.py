@@ -271,7 +271,6 @@ def run(args: argparse.Namespace, options: "TestOptions") -> dict[str, Any]:
     if args.scaling is not None:
         generator = shipped(options, device)
         tile = 1024 if options.tile == "auto" else options.tile
-        sizes = args.scaling or SCALING
         results["parts"]["Scaling"] = benchmark_parts.scaling(
             generator, args.scaling or SCALING, tile, options.tile_overlap, args.repeats, args.clock
         )
