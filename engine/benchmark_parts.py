@@ -21,7 +21,7 @@ Part = dict[str, Any]
 """columns (key -> heading), rows, note."""
 
 
-def scaling(generator: Generator, sizes: Sequence[int], tile: int, overlap: int, repeats: int) -> Part:
+def scaling(generator: Generator, sizes: Sequence[int], tile: int, overlap: int, repeats: int, clock: str = "wall") -> Part:
     """Seconds and MiB of pictures of growing side, in tiles as test_d3sr.py restores them, and how they grow with the area."""
     device = generator.prompt_embedding.device
     rows = []
@@ -33,7 +33,7 @@ def scaling(generator: Generator, sizes: Sequence[int], tile: int, overlap: int,
                 pass
 
         with torch.inference_mode():
-            seconds = sorted(interleaved({"": restore}, device, repeats=repeats, warmup=int(size == sizes[0]))[""])
+            seconds = sorted(interleaved({"": restore}, device, repeats=repeats, warmup=int(size == sizes[0]), clock=clock)[""])
             rows.append({"size": size, "seconds": seconds[len(seconds) // 2], "memory_mib": memory_of(restore, device)})
     columns = {"size": "side", "seconds": "s per image", "memory_mib": "MiB at work"}
     note = None
@@ -49,7 +49,7 @@ def _no_warning(message: str) -> None:
     """Half precision may overflow on a made-up picture; that is not what is measured."""
 
 
-def losses(device: torch.device, *, batch: int, side: int, repeats: int) -> Part:
+def losses(device: torch.device, *, batch: int, side: int, repeats: int, clock: str = "wall") -> Part:
     """EA-DISTS (Eq. 5) with its gradient, beside two calls of pyiqa's DISTS and beside nothing but the convolutions, all of one VGG16.
 
     Raises:
@@ -70,7 +70,7 @@ def losses(device: torch.device, *, batch: int, side: int, repeats: int) -> Part
         raise ValueError(f"the two losses are not the same: {values}")
     calls: dict[str, Callable[[], object]] = {name: _with_gradient(distance, sr) for name, distance in distances.items()}
     calls["its convolutions alone"] = _convolutions_only(ours, batch, side, device)
-    seconds = interleaved(calls, device, repeats=repeats)
+    seconds = interleaved(calls, device, repeats=repeats, clock=clock)
     speed, memory = ratios(seconds, "two calls of pyiqa's DISTS"), {name: memory_of(call, device) for name, call in calls.items()}
     rows = [
         {"what": name, "seconds": sorted(taken)[len(taken) // 2], "ratio": speed[name], "memory_mib": memory[name]}

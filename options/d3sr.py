@@ -160,7 +160,7 @@ class TestGenerator:
     fuse: bool = True
     """Fold what is the same for every picture into the weights: the same result up to rounding, with fewer operations."""
     compile: bool = False
-    """Compile the networks (torch.compile): the first picture of a size takes a minute or more, the next ones less time."""
+    """Compile the networks (torch.compile): the first picture of a size waits for the compiler, which must be there for a CPU (C++)."""
 
     def __post_init__(self) -> None:
         check(bool(self.path), "path must not be empty")

@@ -5,8 +5,9 @@
     python tools/benchmark.py -opt options/test.yml -o OUT --sizes --losses 2 128 --training options/train_tiny.yml
 
 Variants: naive = diffusers' UNet as it trains, peft's adapters beside the weights; loaded = adapters merged; fused = everything folded that
-is the same for every picture (models/fused.py); channels_last = the same, laid out so (what test_d3sr.py runs); phase = its UNet enlarges
-by transposed convolutions; compiled = torch.compile of channels_last; fast_decoder, fast_both = with --fast-vae, a small VAE.
+is the same for every picture (models/fused.py); channels_last = the same, laid out so (test_d3sr.py runs this on CUDA, fused elsewhere);
+phase = fused, and the UNet enlarges by transposed convolutions; compiled = torch.compile of fused; fast_decoder, fast_both = fused with a
+small VAE, see --fast-vae.
 Each round gives every variant one turn, so that what else the machine does falls on all of them alike.
 """
 
@@ -42,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fast-vae", metavar="PATH", help="AutoencoderTiny: folder or hub id; adds the two fast variants")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument(
-        "--clock", choices=["wall", "cpu"], default="wall", help="cpu = processor seconds of the variants, where others use the CPU as well"
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu = processor seconds, where others use the CPU as well"
     )
     parser.add_argument("--scaling", type=int, nargs="*", metavar="SIDE", help="growth of time and memory (default sides: 256 to 4096)")
     parser.add_argument("--processes", type=int, nargs="+", default=[], metavar="N", help="pictures per second of so many processes")
@@ -86,7 +87,7 @@ def build(name: str, options: "TestOptions", fast_vae: str | None) -> "Generator
         use_fast_vae(generator, fast_vae, name.removeprefix("fast_"))
     if name == "loaded":
         return generator
-    layout = torch.contiguous_format if name == "fused" else torch.channels_last
+    layout = torch.channels_last if name == "channels_last" else torch.contiguous_format
     generator = fuse(generator, phase_upsampling=name == "phase", memory_format=layout)
     if name == "compiled":
         compile_networks(generator)
@@ -99,6 +100,12 @@ def build_all(names: Sequence[str], options: "TestOptions", fast_vae: str | None
     from models.generator import cast_weights
 
     return {name: cast_weights(build(name, options, fast_vae), dtype_of(options.precision)).to(device) for name in names}
+
+
+def shipped(options: "TestOptions", device: "torch.device") -> "Generator":
+    """The variant that test_d3sr.py runs by default."""
+    name = "channels_last" if device.type == "cuda" else "fused"
+    return build_all([name], options, None, device)[name]
 
 
 def measure(
@@ -164,7 +171,7 @@ def worker(options: "TestOptions", size: int, pictures: int, threads: int, barri
 
     torch.set_num_threads(threads)
     device = choose_device(options.device)
-    generator = build_all(["channels_last"], options, None, device)["channels_last"]
+    generator = shipped(options, device)
     lr_up = example_picture((size, size)).to(device)
     generator.restore(lr_up)
     barrier.wait()
@@ -174,17 +181,17 @@ def worker(options: "TestOptions", size: int, pictures: int, threads: int, barri
     queue.put((start, perf_counter()))
 
 
-def training(file: str, repeats: int, force_yml: Sequence[str], device: str) -> dict[str, Any]:
+def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]:
     """Iterations of both players on made-up crops, random weights in the perceptual loss; from where the discriminator is heard."""
     from engine import distributed
     from engine.benchmark import interleaved, memory_of
     from options.d3sr import load_train_options
 
-    changes = ["train.perceptual.backbone_weights=random", "train.adversarial_start=0", f"device={device}", *force_yml]
+    changes = ["train.perceptual.backbone_weights=random", "train.adversarial_start=0", f"device={device}"]
     options = load_train_options(file, changes)
     with distributed.start(options.device) as world:
         step = training_step(options, world)
-        seconds = sorted(interleaved({"": step}, world.device, repeats=repeats)[""])
+        seconds = sorted(interleaved({"": step}, world.device, repeats=repeats, clock=clock)[""])
         memory = memory_of(step, world.device)
     middle, images = seconds[len(seconds) // 2], options.datasets.train.batch_size_per_gpu * options.train.accumulate
     row = {"images": images, "side": options.datasets.train.gt_size, "seconds": middle, "per_second": images / middle, "memory_mib": memory}
@@ -262,16 +269,18 @@ def run(args: argparse.Namespace, options: "TestOptions") -> dict[str, Any]:
         for size in args.sizes:
             results["rows"] += measure(generators, size, args.repeats, limit, device, args.clock)
     if args.scaling is not None:
-        generator = build_all(["channels_last"], options, None, device)["channels_last"]
+        generator = shipped(options, device)
         tile = 1024 if options.tile == "auto" else options.tile
-        results["parts"]["Scaling"] = benchmark_parts.scaling(generator, args.scaling or SCALING, tile, options.tile_overlap, args.repeats)
+        results["parts"]["Scaling"] = benchmark_parts.scaling(
+            generator, args.scaling or SCALING, tile, options.tile_overlap, args.repeats, args.clock
+        )
     if args.processes:
         results["parts"]["Processes"] = processes(args.processes, options, min(args.sizes or [512]), args.repeats)
     if args.losses:
         batch, side = args.losses
-        results["parts"]["EA-DISTS"] = benchmark_parts.losses(device, batch=batch, side=side, repeats=args.repeats)
+        results["parts"]["EA-DISTS"] = benchmark_parts.losses(device, batch=batch, side=side, repeats=args.repeats, clock=args.clock)
     if args.training:
-        results["parts"]["Training"] = training(args.training, args.repeats, [], options.device)
+        results["parts"]["Training"] = training(args.training, args.repeats, options.device, args.clock)
     return results
 
 

@@ -209,7 +209,7 @@ def test_autoencoders_of_two_latent_spaces_cannot_share():
 
 
 def test_compiling_reaches_all_networks_and_changes_nothing():
-    """Without a compiler's minutes: the stance makes torch run what it would compile."""
+    """Without the compiler: the stance makes torch run as it is what it would compile."""
     generator = fuse(build("sd21"))
     images = picture(1, 3, 64, 64)
     expected = generator.restore(images)
