@@ -1,7 +1,5 @@
 """Fig. 2 of D3SR (Fig. 3 of DFOSD): what a discriminator's trunk makes of real and of generated latents, brought down to two dimensions."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,7 +43,8 @@ def pca(features: np.ndarray) -> np.ndarray:
 def lle(features: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
     """(N, D) -> (N, 2): locally linear embedding (Roweis and Saul, Science 2000), columns of unit variance.
 
-    Every point is written as a weighted mean of its nearest neighbours; the embedding is the one these weights fit best.
+    Every point is written as a weighted mean of its nearest neighbours; the embedding is the one these weights fit best. Clouds that have
+    no neighbours in common cannot be placed relative to each other: each then shrinks to a line or a point.
     """
     count = len(features)
     neighbours = min(neighbours, count - 1)
@@ -69,19 +68,18 @@ def _signed(points: np.ndarray) -> np.ndarray:
     return points * np.where(largest < 0, -1.0, 1.0)
 
 
-def separability(features: np.ndarray, is_real: Sequence[bool]) -> float:
-    """How well the two kinds are told apart: the share of points nearer to the mean of the others of their kind than to the other kind's.
+def separability(real: np.ndarray, generated: np.ndarray) -> float:
+    """How well pairs are told apart: the share of points nearer to the mean of their own kind than to the other's, 0.5 by chance.
 
-    features: (N, D), two points of each kind at least. 0.5 is chance, 1 always.
+    real, generated: (N, D), two pairs at least. Each pair is left out of the means it is measured by: what it shows decides nothing.
     """
-    kinds = np.asarray(is_real)
     right = 0
-    for point, kind in enumerate(kinds):
-        same = kinds == kind
-        same[point] = False
-        own, other = features[same].mean(axis=0), features[kinds != kind].mean(axis=0)
-        right += np.linalg.norm(features[point] - own) < np.linalg.norm(features[point] - other)
-    return right / len(kinds)
+    for pair in range(len(real)):
+        others = np.arange(len(real)) != pair
+        means = real[others].mean(axis=0), generated[others].mean(axis=0)
+        for point, own, other in ((real[pair], *means), (generated[pair], *means[::-1])):
+            right += np.linalg.norm(point - own) < np.linalg.norm(point - other)
+    return right / (2 * len(real))
 
 
 REDUCTIONS = {"PCA": pca, "LLE": lle}

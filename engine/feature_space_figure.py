@@ -31,14 +31,16 @@ def draw_clouds(stem: Path, clouds: Sequence[Cloud], width: float) -> list[Path]
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    side = width / len(clouds)
-    figure = Figure(figsize=(width, side * len(REDUCTIONS) + 0.75), layout="constrained")
+    side = (width - 0.25) / len(clouds)
+    figure = Figure(figsize=(width, side * len(REDUCTIONS) + 0.65), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
     axes = figure.subplots(len(REDUCTIONS), len(clouds), squeeze=False)
     lines = []
     for column, cloud in enumerate(clouds):
         features = standardized(cloud.features)
-        axes[0, column].set_title(f"$t$ = {cloud.timestep}\nseparated {separability(features, cloud.is_real):.0%}", fontsize=7)
+        axes[0, column].set_title(
+            f"$t$ = {cloud.timestep}\nseparated {separability(features[cloud.is_real], features[~cloud.is_real]):.0%}", fontsize=7
+        )
         for row, (name, reduce) in enumerate(REDUCTIONS.items()):
             points = reduce(features)
             _scatter(axes[row, column], points, cloud.is_real)

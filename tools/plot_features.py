@@ -6,8 +6,8 @@
 
 The trunk is network_d's, as pre-trained; generated latents come from network_g as a training begins, or from a trained --generator. A
 point is a picture's centre: the first --channels channels of the mid block, averaged over its positions. Rows are PCA and LLE; "separated"
-is how many points are nearer to the mean of the others of their own kind (chance is 50 %), in all dimensions. Writes NAME.pdf, NAME.svg,
-NAME.png and NAME.csv. Exit status: 0 done; 2 a mistake.
+is how many points are nearer to the mean of their own kind in all dimensions, each pair left out of it (chance is 50 %).
+Writes NAME.pdf, NAME.svg, NAME.png and NAME.csv. Exit status: 0 done; 2 a mistake.
 """
 
 import argparse
@@ -49,11 +49,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build(options: "TrainOptions", trained: str | None, device: "torch.device") -> "tuple[Generator, Discriminator]":
     """Both networks, nothing of them to be trained here. Raises ValueError where there is no discriminator, or the two do not fit."""
+    import torch
+
     from engine.distributed import dtype_of
     from models.discriminator import build_discriminator
     from models.generator import build_generator, load_generator
 
-    g, d, dtype = options.network_g, options.network_d, dtype_of(options.train.precision)
+    g, d = options.network_g, options.network_d
+    dtype = torch.float32 if device.type == "cpu" else dtype_of(options.train.precision)  # a few passes need no haste, but every digit
     if d.type == "none":
         raise ValueError("network_d.type: none has no features; take an option file with a discriminator")
     if trained:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from data.result_sets import Crop, ResultSets
+    from engine.scoring import Plan
 
 HR, LR, BICUBIC = "HR", "LR", "bicubic"
 
@@ -65,13 +66,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score(args: argparse.Namespace) -> int:
     """Everything from the folders to the files. Returns the exit status."""
     from data.image_io import write_image
-    from data.result_sets import Crop, assignments
+    from data.result_sets import Crop
 
     for name in ("crop_border", "crop_centre"):
         if getattr(args, name) < 0:
             raise ValueError(f"--{name} must not be negative, got {getattr(args, name)}")
     crop = Crop(border=args.crop_border, centre=args.crop_centre)
     sets, protocol = find_pictures(args, crop)
+    plan, protocol["device"] = plan_metrics(args)
+    from engine.score_report import write_scores
+    from engine.scoring import score_folders, score_pictures
+
+    warnings: list[str] = []
+
+    def warn(message: str) -> None:
+        from tqdm import tqdm
+
+        warnings.append(message)
+        tqdm.write(message, file=sys.stderr)
+
+    rows = score_pictures(read_pictures(sets, crop, "scoring"), plan.metrics, warn)
+    of_folders = score_folders(read_pictures(sets, crop, "copying"), plan.folder_metrics, write_image, warn)
+    unmarked = [label for label in (BICUBIC, HR) if label in {method for row in rows for method in row.scores} | set(of_folders)]
+    print(write_scores(Path(args.output), rows, of_folders, plan, protocol, unmarked=unmarked, command=args.command))
+    print(f"\n{Path(args.output) / 'scores.md'}" + (f"; {len(warnings)} scores are missing" if warnings else ""))
+    return int(bool(plan.missing or warnings))
+
+
+def plan_metrics(args: argparse.Namespace) -> "tuple[Plan, str]":
+    """What can be computed here, and on which device. Raises ValueError where nothing can, or for a metric that is asked too much."""
+    from data.result_sets import assignments
+
     types, given = chosen_metrics(args), assignments("--weights", args.weights)
     idle = [type for type in given if type not in types or type == "fid"]
     if idle:
@@ -82,29 +107,16 @@ def score(args: argparse.Namespace) -> int:
         use_cache(args.cache)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else timm asks the hub for news of what it has, for a minute where there is no network
     from engine.distributed import choose_device
-    from engine.score_report import write_scores
-    from engine.scoring import make_plan, score_folders, score_pictures
+    from engine.scoring import make_plan
 
     device = choose_device(args.device)
     plan = make_plan(types, given, device)
     if not plan.columns:
         raise ValueError("no metric can be computed: " + "; ".join(f"{name}: {what}" for name, what in plan.missing.items()))
-    warnings: list[str] = []
-
-    def warn(message: str) -> None:
-        from tqdm import tqdm
-
-        warnings.append(message)
-        tqdm.write(message, file=sys.stderr)
-
-    rows = score_pictures(read_pictures(sets, crop, "scoring"), plan.metrics, warn)
-    reading = read_pictures(sets, crop, "copying")
-    of_folders = score_folders(reading, plan.folder_metrics, write_image, warn)
-    unmarked = [label for label in (BICUBIC, HR) if label in {method for row in rows for method in row.scores} | set(of_folders)]
-    protocol |= {"device": str(device)}
-    print(write_scores(Path(args.output), rows, of_folders, plan, protocol, unmarked=unmarked, command=args.command))
-    print(f"\n{Path(args.output) / 'scores.md'}" + (f"; {len(warnings)} scores are missing" if warnings else ""))
-    return int(bool(plan.missing or warnings))
+    compared = [metric.type for metric in plan.columns if metric.needs_hr and not args.hr]
+    if compared:
+        raise ValueError(f"--metrics: {compared[0]} compares with HR, so it needs --hr")
+    return plan, str(device)
 
 
 def find_pictures(args: argparse.Namespace, crop: "Crop") -> "tuple[ResultSets, dict[str, object]]":

@@ -112,8 +112,9 @@ def test_without_hr_only_metrics_that_need_none_are_computed(roots: dict[str, Pa
     found = document(roots)
     assert list(found["metrics"]) == ["NIQE"] and list(found["missing"]) == ["MUSIQ", "MANIQA (maniqa-pipal)", "CLIPIQA"]
     assert set(found["weights"]["NIQE"]) == {"niqe.npz"} and len(found["weights"]["NIQE"]["niqe.npz"]) == 64
-    assert score(roots, "--metrics", "psnr", hr=False) == 2
-    assert "psnr compares with HR, so it needs --hr" in capsys.readouterr().err
+    for type in ("psnr", "ms_ssim"):
+        assert score(roots, "--metrics", type, hr=False) == 2
+        assert f"{type} compares with HR, so it needs --hr" in capsys.readouterr().err
 
 
 def test_pictures_that_do_not_match_are_named(roots: dict[str, Path], capsys) -> None:
