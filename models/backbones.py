@@ -41,12 +41,12 @@ def _out_of_sight(*packages: str) -> Iterator[None]:
         for name in set(sys.modules) - loaded:
             if name.startswith(("diffusers.loaders.", "diffusers.models.lora")):
                 del sys.modules[name]
+                package, _, child = name.rpartition(".")
+                vars(sys.modules[package]).pop(child, None)  # `from package import child` looks there first
 
 
 with _out_of_sight("peft", "bitsandbytes", "transformers", "torchvision"):
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-    from diffusers.models.attention import BasicTransformerBlock
-    from diffusers.models.resnet import ResnetBlock2D
 
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "BlockTransform": BlockTransform}
 TRUNK_PARTS = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
@@ -281,7 +281,7 @@ def trunk_features(
 
 def heavy_layers(unet: UNet2DConditionModel) -> list[nn.Module]:
     """The ResNet and transformer blocks, none inside another: nearly all weights of a UNet in pieces of a few percent."""
-    return [layer for layer in unet.modules() if isinstance(layer, (ResnetBlock2D, BasicTransformerBlock))]
+    return [layer for layer in unet.modules() if type(layer).__name__ in ("ResnetBlock2D", "BasicTransformerBlock")]
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
