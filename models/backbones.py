@@ -41,6 +41,8 @@ def _out_of_sight(*packages: str) -> Iterator[None]:
         for name in set(sys.modules) - loaded:
             if name.startswith(("diffusers.loaders.", "diffusers.models.lora")):
                 del sys.modules[name]
+                package, _, module = name.rpartition(".")
+                vars(sys.modules[package]).pop(module, None)
 
 
 with _out_of_sight("peft", "bitsandbytes", "transformers", "torchvision"):
