@@ -105,8 +105,6 @@ def set_threads(options: "TestOptions", world: "World") -> None:
 
 def load(options: "TestOptions", device: "torch.device") -> "Generator":
     """The generator in the asked precision. Raises ValueError where the device cannot compute in it, or files are missing or do not fit."""
-    import torch
-
     from engine.distributed import dtype_of
     from models.fused import compile_networks, fuse
     from models.generator import cast_weights, load_generator, use_fast_vae
@@ -118,8 +116,7 @@ def load(options: "TestOptions", device: "torch.device") -> "Generator":
     if network.fast_vae is not None:
         use_fast_vae(generator, network.fast_vae.path, network.fast_vae.parts)
     if network.fuse:
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format  # tensor cores' own; a CPU lost time by it
-        generator = fuse(generator, memory_format=layout)
+        generator = fuse(generator)
     generator = cast_weights(generator, dtype_of(options.precision)).to(device)
     if network.compile:
         compile_networks(generator)

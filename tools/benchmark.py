@@ -5,7 +5,7 @@
     python tools/benchmark.py -opt options/test.yml -o OUT --sizes --losses 2 128 --training options/train_tiny.yml
 
 Variants: naive = diffusers' UNet as it trains, peft's adapters beside the weights; loaded = adapters merged; fused = everything folded that
-is the same for every picture (models/fused.py); channels_last = the same, laid out so (test_d3sr.py runs this on CUDA, fused elsewhere);
+is the same for every picture (models/fused.py); channels_last = the same, laid out so (what test_d3sr.py runs);
 phase = fused, and the UNet enlarges by transposed convolutions; compiled = torch.compile of fused; fast_decoder, fast_both = fused with a
 small VAE, see --fast-vae.
 Each round gives every variant one turn, so that what else the machine does falls on all of them alike.
@@ -104,8 +104,7 @@ def build_all(names: Sequence[str], options: "TestOptions", fast_vae: str | None
 
 def shipped(options: "TestOptions", device: "torch.device") -> "Generator":
     """The variant that test_d3sr.py runs by default."""
-    name = "channels_last" if device.type == "cuda" else "fused"
-    return build_all([name], options, None, device)[name]
+    return build_all(["channels_last"], options, None, device)["channels_last"]
 
 
 def measure(
