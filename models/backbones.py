@@ -281,7 +281,8 @@ def trunk_features(
 
 def heavy_layers(unet: UNet2DConditionModel) -> list[nn.Module]:
     """The ResNet and transformer blocks, none inside another: nearly all weights of a UNet in pieces of a few percent."""
-    return [layer for layer in unet.modules() if type(layer).__name__ in ("ResnetBlock2D", "BasicTransformerBlock")]
+    kinds = {"ResnetBlock2D", "BasicTransformerBlock"}  # or what FSDP makes of them: its own classes, derived from these
+    return [layer for layer in unet.modules() if kinds & {kind.__name__ for kind in type(layer).__mro__}]
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
