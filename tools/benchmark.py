@@ -18,10 +18,11 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.timing.variants import FAST, VARIANTS, build_all, shipped
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from models.generator import Generator
     from options.d3sr import TestOptions
 
-VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled")
-FAST = ("fast_decoder", "fast_both")
 SCALING = (256, 512, 1024, 2048, 4096)
 
 
@@ -51,60 +50,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--training", metavar="FILE", help="one iteration of both players of a training's option file, on made-up crops")
     parser.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change options")
     return parser.parse_args(argv)
-
-
-def unmerged(options: "TestOptions") -> "Generator":
-    """As it trains: timestep and text embedding go through the network with every picture, and so do adapters, where it has some."""
-    from models.generator import MERGED, base_of, build_generator, load_generator, load_trained, read_generator_config, revision_of
-    from models.sizes import trained_plan
-
-    network = options.network_g
-    config = read_generator_config(network.path)
-    if config["train"] == MERGED:
-        return load_generator(network.path)
-    source = base_of(network.path, config, network.pretrained)
-    plan = trained_plan(network.path, base=network.pretrained, revision=network.revision)
-    generator = build_generator(
-        source, revision=revision_of(config, source, network.revision), vae=plan.vae, timestep=config["timestep"], scale=config["scale"],
-        train=plan.train, rank=plan.rank, alpha=plan.alpha, targets=plan.targets, prompt_tokens=plan.prompt_tokens,
-    )  # fmt: skip
-    load_trained(generator, network.path)
-    return generator.requires_grad_(False).eval()
-
-
-def build(name: str, options: "TestOptions", fast_vae: str | None) -> "Generator":
-    """One variant, float32 on the CPU."""
-    import torch
-
-    from models.fused import compile_networks, fuse
-    from models.generator import load_generator, use_fast_vae
-
-    if name == "naive":
-        return unmerged(options)
-    network = options.network_g
-    generator = load_generator(network.path, base=network.pretrained, revision=network.revision)
-    if name in FAST:
-        use_fast_vae(generator, fast_vae, name.removeprefix("fast_"))
-    if name == "loaded":
-        return generator
-    layout = torch.channels_last if name == "channels_last" else torch.contiguous_format
-    generator = fuse(generator, phase_upsampling=name == "phase", memory_format=layout)
-    if name == "compiled":
-        compile_networks(generator)
-    return generator
-
-
-def build_all(names: Sequence[str], options: "TestOptions", fast_vae: str | None, device: "torch.device") -> "dict[str, Generator]":
-    """Every variant in the asked precision, on the device."""
-    from engine.distributed import dtype_of
-    from models.generator import cast_weights
-
-    return {name: cast_weights(build(name, options, fast_vae), dtype_of(options.precision)).to(device) for name in names}
-
-
-def shipped(options: "TestOptions", device: "torch.device") -> "Generator":
-    """The variant that test_d3sr.py runs by default."""
-    return build_all(["channels_last"], options, None, device)["channels_last"]
 
 
 def measure(
@@ -137,100 +82,6 @@ def measure(
     return rows
 
 
-def processes(counts: Sequence[int], options: "TestOptions", size: int, pictures: int) -> dict[str, Any]:
-    """Pictures per second of 1, 2 ... processes that share the cores; each restores `pictures`."""
-    import torch.multiprocessing as mp
-
-    from engine.threads import physical_cores
-
-    rows = []
-    for count in counts:
-        context = mp.get_context("spawn")
-        barrier, queue = context.Barrier(count), context.Queue()
-        threads = max(1, physical_cores() // count)
-        arguments = (options, size, pictures, threads, barrier, queue)
-        workers = [context.Process(target=worker, args=arguments) for _ in range(count)]
-        for process in workers:
-            process.start()
-        times = [queue.get() for _ in workers]
-        for process in workers:
-            process.join()
-        seconds = max(end for _, end in times) - min(start for start, _ in times)
-        rows.append({"processes": count, "threads": threads, "per_second": count * pictures / seconds})
-    columns = {"processes": "processes", "threads": "threads of each", "per_second": "pictures per second"}
-    return {"columns": columns, "rows": rows, "note": f"Output {size} x {size}, {pictures} pictures each, after one to warm up."}
-
-
-def worker(options: "TestOptions", size: int, pictures: int, threads: int, barrier: Any, queue: Any) -> None:
-    """One process of `processes`: puts (start, end) of its pictures."""
-    import torch
-
-    from engine.distributed import choose_device
-    from engine.onnx_export import example_picture
-
-    torch.set_num_threads(threads)
-    device = choose_device(options.device)
-    generator = shipped(options, device)
-    lr_up = example_picture((size, size)).to(device)
-    generator.restore(lr_up)
-    barrier.wait()
-    start = perf_counter()
-    for _ in range(pictures):
-        generator.restore(lr_up).cpu()
-    queue.put((start, perf_counter()))
-
-
-def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]:
-    """Iterations of both players on made-up crops, random weights in the perceptual loss; from where the discriminator is heard."""
-    from engine import distributed
-    from engine.benchmark import interleaved, memory_of
-    from options.d3sr import load_train_options
-
-    changes = ["train.perceptual.backbone_weights=random", "train.adversarial_start=0", f"device={device}"]
-    options = load_train_options(file, changes)
-    with distributed.start(options.device) as world:
-        step = training_step(options, world)
-        seconds = sorted(interleaved({"": step}, world.device, repeats=repeats, clock=clock)[""])
-        memory = memory_of(step, world.device)
-    middle, images = seconds[len(seconds) // 2], options.datasets.train.batch_size_per_gpu * options.train.accumulate
-    row = {"images": images, "side": options.datasets.train.gt_size, "seconds": middle, "per_second": images / middle, "memory_mib": memory}
-    columns = {"images": "images", "side": "side", "seconds": "s per iteration"}
-    columns |= {"per_second": "images per second", "memory_mib": "MiB at work"}
-    return {"columns": columns, "rows": [row], "note": f"{file}, {options.train.precision}; pictures ready in memory."}
-
-
-def training_step(options: Any, world: Any) -> Callable[[], None]:
-    """One iteration of train_d3sr.py without reading, logging and saving."""
-    import dataclasses
-
-    import torch
-
-    from engine.distributed import dtype_of
-    from engine.health import DiscriminatorHealth
-    from engine.logs import Means
-    from losses.perceptual import build_perceptual
-    from train_d3sr import build_run, discriminator_step, generator_step
-
-    t, data, run = options.train, options.datasets.train, build_run(options, world)
-    p = dataclasses.asdict(t.perceptual)
-    perceptual = build_perceptual(**{name: value for name, value in p.items() if name not in ("weight", "shift")}).to(world.device)
-    random = torch.Generator().manual_seed(0)
-    sides = {"lr": data.gt_size // options.scale, "hr": data.gt_size}
-    batch = {name: torch.rand(data.batch_size_per_gpu, 3, side, side, generator=random).to(world.device) for name, side in sides.items()}
-    batches = [batch | {"index": torch.arange(data.batch_size_per_gpu)}] * t.accumulate
-    means, health = Means(), DiscriminatorHealth(run.noising.low, run.noising.high, world.device)
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(world.device.type, dtype_of(t.precision), enabled=t.precision != "fp32")
-
-    def step() -> None:
-        judged = generator_step(run, run.generator, batches, perceptual, options, means, autocast)
-        discriminator_step(run, run.discriminator, judged, options, means, health, autocast)
-        run.iteration += 1
-
-    return step
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
@@ -251,6 +102,8 @@ def run(args: argparse.Namespace, options: "TestOptions") -> dict[str, Any]:
     from engine import benchmark, benchmark_parts
     from engine.distributed import choose_device, dtype_of
     from engine.threads import physical_cores
+    from tools.timing.processes import processes
+    from tools.timing.training import training
 
     device = choose_device(options.device)
     if args.clock == "cpu" and device.type != "cpu":

@@ -1,0 +1,55 @@
+"""One iteration of both players, as train_d3sr.py runs it, without reading, logging and saving."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]:
+    """Iterations of both players on made-up crops, random weights in the perceptual loss; from where the discriminator is heard."""
+    from engine import distributed
+    from engine.benchmark import interleaved, memory_of
+    from options.d3sr import load_train_options
+
+    changes = ["train.perceptual.backbone_weights=random", "train.adversarial_start=0", f"device={device}"]
+    options = load_train_options(file, changes)
+    with distributed.start(options.device) as world:
+        step = training_step(options, world)
+        seconds = sorted(interleaved({"": step}, world.device, repeats=repeats, clock=clock)[""])
+        memory = memory_of(step, world.device)
+    middle, images = seconds[len(seconds) // 2], options.datasets.train.batch_size_per_gpu * options.train.accumulate
+    row = {"images": images, "side": options.datasets.train.gt_size, "seconds": middle, "per_second": images / middle, "memory_mib": memory}
+    columns = {"images": "images", "side": "side", "seconds": "s per iteration"}
+    columns |= {"per_second": "images per second", "memory_mib": "MiB at work"}
+    return {"columns": columns, "rows": [row], "note": f"{file}, {options.train.precision}; pictures ready in memory."}
+
+
+def training_step(options: Any, world: Any) -> Callable[[], None]:
+    """One iteration of train_d3sr.py without reading, logging and saving."""
+    import dataclasses
+
+    import torch
+
+    from engine.distributed import dtype_of
+    from engine.health import DiscriminatorHealth
+    from engine.logs import Means
+    from losses.perceptual import build_perceptual
+    from train_d3sr import build_run, discriminator_step, generator_step
+
+    t, data, run = options.train, options.datasets.train, build_run(options, world)
+    p = dataclasses.asdict(t.perceptual)
+    perceptual = build_perceptual(**{name: value for name, value in p.items() if name not in ("weight", "shift")}).to(world.device)
+    random = torch.Generator().manual_seed(0)
+    sides = {"lr": data.gt_size // options.scale, "hr": data.gt_size}
+    batch = {name: torch.rand(data.batch_size_per_gpu, 3, side, side, generator=random).to(world.device) for name, side in sides.items()}
+    batches = [batch | {"index": torch.arange(data.batch_size_per_gpu)}] * t.accumulate
+    means, health = Means(), DiscriminatorHealth(run.noising.low, run.noising.high, world.device)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(world.device.type, dtype_of(t.precision), enabled=t.precision != "fp32")
+
+    def step() -> None:
+        judged = generator_step(run, run.generator, batches, perceptual, options, means, autocast)
+        discriminator_step(run, run.discriminator, judged, options, means, health, autocast)
+        run.iteration += 1
+
+    return step

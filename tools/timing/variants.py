@@ -1,0 +1,67 @@
+"""The ways to run a model that tools/benchmark.py compares."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.generator import Generator
+    from options.d3sr import TestOptions
+
+VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled")
+FAST = ("fast_decoder", "fast_both")
+
+
+def unmerged(options: "TestOptions") -> "Generator":
+    """As it trains: timestep and text embedding go through the network with every picture, and so do adapters, where it has some."""
+    from models.generator import MERGED, base_of, build_generator, load_generator, load_trained, read_generator_config, revision_of
+    from models.sizes import trained_plan
+
+    network = options.network_g
+    config = read_generator_config(network.path)
+    if config["train"] == MERGED:
+        return load_generator(network.path)
+    source = base_of(network.path, config, network.pretrained)
+    plan = trained_plan(network.path, base=network.pretrained, revision=network.revision)
+    generator = build_generator(
+        source, revision=revision_of(config, source, network.revision), vae=plan.vae, timestep=config["timestep"], scale=config["scale"],
+        train=plan.train, rank=plan.rank, alpha=plan.alpha, targets=plan.targets, prompt_tokens=plan.prompt_tokens,
+    )  # fmt: skip
+    load_trained(generator, network.path)
+    return generator.requires_grad_(False).eval()
+
+
+def build(name: str, options: "TestOptions", fast_vae: str | None) -> "Generator":
+    """One variant, float32 on the CPU."""
+    import torch
+
+    from models.fused import compile_networks, fuse
+    from models.generator import load_generator, use_fast_vae
+
+    if name == "naive":
+        return unmerged(options)
+    network = options.network_g
+    generator = load_generator(network.path, base=network.pretrained, revision=network.revision)
+    if name in FAST:
+        use_fast_vae(generator, fast_vae, name.removeprefix("fast_"))
+    if name == "loaded":
+        return generator
+    layout = torch.channels_last if name == "channels_last" else torch.contiguous_format
+    generator = fuse(generator, phase_upsampling=name == "phase", memory_format=layout)
+    if name == "compiled":
+        compile_networks(generator)
+    return generator
+
+
+def build_all(names: Sequence[str], options: "TestOptions", fast_vae: str | None, device: "torch.device") -> "dict[str, Generator]":
+    """Every variant in the asked precision, on the device."""
+    from engine.distributed import dtype_of
+    from models.generator import cast_weights
+
+    return {name: cast_weights(build(name, options, fast_vae), dtype_of(options.precision)).to(device) for name in names}
+
+
+def shipped(options: "TestOptions", device: "torch.device") -> "Generator":
+    """The variant that test_d3sr.py runs by default."""
+    return build_all(["channels_last"], options, None, device)["channels_last"]
