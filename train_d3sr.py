@@ -152,7 +152,7 @@ def generator_step(
 
     from engine.distributed import synchronised
     from engine.objectives import GENERATOR_STEP, SHIFT, draw, frozen, generator_objective, sample_seed
-    from losses.pattern import flat_detail
+    from losses.pattern import flat_detail, repetition
     from losses.perceptual import shifted_distance
     from losses.spatial import spatial_loss
 
@@ -168,10 +168,11 @@ def generator_step(
                 sr, z_hat = generator_all(lr * 2 - 1)
             sr = (sr + 1) / 2
             spatial, parts = spatial_loss(sr, hr, shifted, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
-            if t.pattern_weight:
-                pattern = flat_detail(sr, hr)
-                spatial = spatial + t.pattern_weight * pattern
-                means.add(pattern=pattern.detach())
+            for name, weight, loss in (("pattern", t.pattern_weight, flat_detail), ("repetition", t.repetition_weight, repetition)):
+                if weight:
+                    value = loss(sr, hr)
+                    spatial = spatial + weight * value
+                    means.add(**{name: value.detach()})
             spatial_gradient = torch.autograd.grad(scale * spatial, z_hat)[0]
             gradient = spatial_gradient
             if adversarial:

@@ -10,6 +10,8 @@ from losses.features import check_pair
 WINDOW = 8
 FLOOR = 2 / 255
 """Detail below this much is flat: about what the compression of a good photograph leaves in a clear sky."""
+FAINTEST = 0.25 / 255
+"""Detail well below this much does not count as a repetition: rounding to 8 bits hides it."""
 
 
 def flat_detail(sr: Tensor, hr: Tensor) -> Tensor:
@@ -28,10 +30,43 @@ def flat_detail(sr: Tensor, hr: Tensor) -> Tensor:
     return (flatness * (detail_sr - detail_hr).relu()).mean()
 
 
-def _detail(images: Tensor) -> Tensor:
+def repetition(sr: Tensor, hr: Tensor, period: int = 4) -> Tensor:
+    """How much more than hr the fine detail of sr repeats itself after one and after two periods; float32 scalar in [0, 1].
+
+    sr, hr: (N, 3, H, W) in [0, 1], sides of at least 2 period + 16 pixels. Detail is what a 5 x 5 binomial blur takes away. Its
+    autocorrelation over windows of 16 x 16 pixels, at lags of `period` and 2 `period` pixels down and to the right, is near 1 or -1 for a
+    mesh and near 0 for grain, however faint. A window counts by how much it exceeds hr's in size, so that a real fence may stay one.
+    ValueError if the shapes differ or are too small.
+    """
+    check_pair(sr, hr)
+    smallest = 2 * period + 2 * WINDOW
+    if min(sr.shape[-2:]) < smallest:
+        raise ValueError(f"pictures of {sr.shape[-1]}x{sr.shape[-2]} pixels are smaller than {smallest} x {smallest}")
+    fine_sr, fine_hr = _fine(sr.float()), _fine(hr.float())
+    lags = [(period, 0), (0, period), (2 * period, 0), (0, 2 * period)]
+    excess = [(_autocorrelation(fine_sr, *lag).abs() - _autocorrelation(fine_hr, *lag).abs()).relu().mean() for lag in lags]
+    return torch.stack(excess).mean()
+
+
+def _autocorrelation(fine: Tensor, down: int, right: int) -> Tensor:
+    here = fine[..., : fine.shape[-2] - down, : fine.shape[-1] - right]
+    there = fine[..., down:, right:]
+
+    def windows(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2 * WINDOW, stride=WINDOW)
+
+    energy = (windows(here.square()) + windows(there.square())) / 2
+    return windows(here * there) / (energy + FAINTEST**2)
+
+
+def _fine(images: Tensor) -> Tensor:
+    """What a 5 x 5 binomial blur takes away."""
     taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
     channels = images.shape[1]
     kernel = taps.outer(taps).expand(channels, 1, 5, 5)
-    fine = images - F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
+    return images - F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
+
+
+def _detail(images: Tensor) -> Tensor:
     # The constant keeps the root's gradient finite where a picture is exactly flat.
-    return (F.avg_pool2d(fine.square(), WINDOW, stride=WINDOW // 2) + 1e-10).sqrt()
+    return (F.avg_pool2d(_fine(images).square(), WINDOW, stride=WINDOW // 2) + 1e-10).sqrt()

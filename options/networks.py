@@ -232,6 +232,8 @@ class TrainingOptions:
     """The perceptual loss and lambda_2."""
     pattern_weight: float = 0.0
     """Weight of a loss against fine patterns where HR is flat (`losses.pattern.flat_detail`); 0 as in the paper."""
+    repetition_weight: float = 0.0
+    """Of the loss against detail that repeats itself with the period of a block VAE (losses/pattern.py: repetition); 0 as in the paper."""
     adversarial_start: int = 0
     """Iteration from which the discriminator trains and the generator hears it."""
     check_ranks: int = 1000
@@ -240,7 +242,8 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         check(self.total_iter >= 1, f"total_iter must be at least 1, got {self.total_iter}")
         check(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
-        check(self.pattern_weight >= 0, f"pattern_weight must not be negative, got {self.pattern_weight}")
+        for name in ("pattern_weight", "repetition_weight"):
+            check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         check(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         check(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be above 0, or null for none, got {self.grad_clip}")
         places = self.gradient_checkpointing

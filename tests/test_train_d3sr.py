@@ -277,9 +277,9 @@ def test_the_generators_step_is_that_of_the_summed_loss(
 ) -> None:
     """Against one plain backward through L_spatial + lambda_1 L_G of both batches, written out here."""
     from engine.objectives import GENERATOR_STEP, draw
-    from losses.pattern import flat_detail
+    from losses.pattern import flat_detail, repetition
 
-    weights = ("train.adversarial_weight=0.7", "train.pattern_weight=3")
+    weights = ("train.adversarial_weight=0.7", "train.pattern_weight=3", "train.repetition_weight=0.5")
     options = options_of(lab, tmp_path, "network_g.train=lora", "train.perceptual.shift=0", *weights)
     run = train_d3sr.build_run(options, MAIN)
     perceptual = build_perceptual("ea_dists", backbone="squeezenet1_1", backbone_weights="random", sobel_eps=1e-4)
@@ -308,7 +308,7 @@ def test_the_generators_step_is_that_of_the_summed_loss(
         spatial = options.train.mse_weight * (image - batch["hr"]).square().mean() + options.train.perceptual.weight * perceptual(
             image, batch["hr"]
         )
-        spatial = spatial + 3 * flat_detail(image, batch["hr"])
+        spatial = spatial + 3 * flat_detail(image, batch["hr"]) + 0.5 * repetition(image, batch["hr"])
         total = total + (spatial - 0.7 * torch.log(torch.sigmoid(logits)).mean()) / 2
         torch.testing.assert_close(judged_hat, z_hat.detach())
         torch.testing.assert_close(judged_hr, run.generator.autoencoder.encode(batch["hr"] * 2 - 1))

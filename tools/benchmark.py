@@ -6,8 +6,8 @@
 
 Variants: naive = diffusers' UNet as it trains, peft's adapters beside the weights; loaded = adapters merged; fused = everything folded that
 is the same for every picture (models/fused.py); channels_last = the same, laid out so (what test_d3sr.py runs);
-phase = fused, and the UNet enlarges by transposed convolutions; compiled = torch.compile of fused; fast_decoder, fast_both = fused with a
-small VAE, see --fast-vae.
+phase = fused, and the UNet enlarges by transposed convolutions; compiled = torch.compile of fused; bf16 = channels_last in bfloat16;
+fast_decoder, fast_both = fused with a small VAE, see --fast-vae.
 Each round gives every variant one turn, so that what else the machine does falls on all of them alike.
 """
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import correlate
 
-from losses.pattern import FLOOR, flat_detail
+from losses.pattern import FAINTEST, FLOOR, flat_detail, repetition
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -75,3 +75,57 @@ def test_float32_and_errors():
         flat_detail(noise(0, 1, 3, 32, 7), noise(1, 1, 3, 32, 7))
     with pytest.raises(ValueError, match="shape|and"):
         flat_detail(noise(0, 1, 3, 32, 32), noise(1, 2, 3, 32, 32))
+
+
+def repetition_by_hand(sr: np.ndarray, hr: np.ndarray) -> float:
+    """The definition, window by window."""
+    kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+    values = []
+    for ours, theirs in zip(sr.reshape(-1, *sr.shape[-2:]), hr.reshape(-1, *hr.shape[-2:]), strict=True):
+        fine = [picture - correlate(picture, kernel, mode="mirror") for picture in (ours, theirs)]
+        for down, right in ((4, 0), (0, 4), (8, 0), (0, 8)):
+            excess = []
+            for y in range(0, ours.shape[0] - down - 15, 8):
+                for x in range(0, ours.shape[1] - right - 15, 8):
+                    r = []
+                    for picture in fine:
+                        a, b = picture[y : y + 16, x : x + 16], picture[y + down :, x + right :][:16, :16]
+                        r.append(abs((a * b).mean()) / (((a**2).mean() + (b**2).mean()) / 2 + FAINTEST**2))
+                    excess.append(max(r[0] - r[1], 0))
+            values.append(np.mean(excess))
+    return float(np.mean(values))
+
+
+def test_repetition_equals_its_definition():
+    sr = 0.5 + 0.03 * noise(0, 1, 3, 40, 32) + grid(64, 3)[..., :40, :32]
+    hr = 0.5 + 0.02 * noise(1, 1, 3, 40, 32)
+    assert repetition(sr, hr).item() == pytest.approx(repetition_by_hand(sr.double().numpy(), hr.double().numpy()), rel=1e-3)
+
+
+def test_a_mesh_repeats_itself_however_faint_and_grain_does_not():
+    sky, grain = torch.full((1, 3, 64, 64), 0.5), 0.02 * noise(0, 1, 3, 64, 64)
+    faint, strong = repetition(sky + grid(64, 2), sky), repetition(sky + grid(64, 8), sky)
+    assert strong > 0.9 and faint > 0.8 * strong
+    assert repetition(sky + grain, sky + grain.flip(-1)) < 0.05
+    turns = torch.where(torch.arange(64) // 16 % 2 == 0, 1.0, -1.0)[:, None]
+    assert repetition(sky + turns * grid(64, 4), sky) > 0.5 * strong
+
+
+def test_what_repeats_in_hr_may_repeat():
+    fence = 0.5 + grid(64, 40)
+    assert repetition(0.5 + grid(64, 60), fence) < 1e-3
+    assert repetition(fence, torch.full_like(fence, 0.5)) > 0.9
+
+
+def test_repetitions_gradient_takes_it_away_and_is_finite_where_all_is_flat():
+    sky = torch.full((1, 3, 64, 64), 0.5)
+    sr = (sky + grid(64, 4) + 0.01 * noise(0, 1, 3, 64, 64)).requires_grad_()
+    before = repetition(sr, sky)
+    before.backward()
+    step = sr.grad * (1 / 255 / sr.grad.abs().max())
+    assert repetition(sr - step, sky) < 0.9 * before
+    flat = sky.clone().requires_grad_()
+    repetition(flat, sky).backward()
+    assert torch.isfinite(flat.grad).all()
+    with pytest.raises(ValueError, match="16x24 pixels are smaller than 24 x 24"):
+        repetition(sky[..., :24, :16], sky[..., :24, :16])

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from models.generator import Generator
     from options.d3sr import TestOptions
 
-VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled")
+VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled", "bf16")
 FAST = ("fast_decoder", "fast_both")
 
 
@@ -47,7 +47,7 @@ def build(name: str, options: "TestOptions", fast_vae: str | None) -> "Generator
         use_fast_vae(generator, fast_vae, name.removeprefix("fast_"))
     if name == "loaded":
         return generator
-    layout = torch.channels_last if name == "channels_last" else torch.contiguous_format
+    layout = torch.channels_last if name in ("channels_last", "bf16") else torch.contiguous_format
     generator = fuse(generator, phase_upsampling=name == "phase", memory_format=layout)
     if name == "compiled":
         compile_networks(generator)
@@ -55,11 +55,12 @@ def build(name: str, options: "TestOptions", fast_vae: str | None) -> "Generator
 
 
 def build_all(names: Sequence[str], options: "TestOptions", fast_vae: str | None, device: "torch.device") -> "dict[str, Generator]":
-    """Every variant in the asked precision, on the device."""
+    """Every variant in the asked precision (bf16 in its own), on the device."""
     from engine.distributed import dtype_of
     from models.generator import cast_weights
 
-    return {name: cast_weights(build(name, options, fast_vae), dtype_of(options.precision)).to(device) for name in names}
+    dtypes = {name: dtype_of("bf16" if name == "bf16" else options.precision) for name in names}
+    return {name: cast_weights(build(name, options, fast_vae), dtype).to(device) for name, dtype in dtypes.items()}
 
 
 def shipped(options: "TestOptions", device: "torch.device") -> "Generator":
