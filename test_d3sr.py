@@ -14,7 +14,7 @@ Exit status: 0 all done; 1 some pictures failed, named at the end, the others ar
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with distributed.start(options.device, timeout=timedelta(days=7)) as world:  # one share of the pictures may take much longer
             test_sets = plan(options, arguments.input, arguments.output)
+            options = replace(options, precision=distributed.chosen_precision(options.precision, world.device))
             set_threads(options, world)
             generator = load(options, world.device)
             metrics = build_metrics(options, test_sets, world.device)

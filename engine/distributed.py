@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -53,6 +54,14 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device: mps was asked for, but torch finds no Apple GPU; set device: auto")
     return torch.device(name)
+
+
+def chosen_precision(precision: str, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What `auto` comes to: bf16 on a CPU with AMX, whose tiles make it several times as fast, else fp32; anything else as it is."""
+    if precision != "auto":
+        return precision
+    amx = device.type == "cpu" and cpuinfo.is_file() and "amx_bf16" in cpuinfo.read_text(encoding="utf-8").split()
+    return "bf16" if amx else "fp32"
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -207,8 +207,8 @@ class TestOptions:
     """auto = cuda, else mps, else cpu."""
     num_threads: int | Literal["auto"] = "auto"
     """Of each process on a CPU; auto = as many as there are cores, also under torchrun. Another number rounds other last bits."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the networks; fp16 and bf16 halve memory and time on a GPU."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the networks; fp16 and bf16 halve memory and time on a GPU. auto = bf16 on a CPU with AMX, else fp32."""
     max_megapixels: float = 100.0
     """Larger inputs are refused before they are decoded; the result has scale^2 times as many."""
     input: str | tuple[str, ...] = ()
@@ -246,7 +246,7 @@ class TestOptions:
         fits = self.tile in ("auto", 0) or self.tile_overlap < self.tile
         check(fits, f"tile_overlap must be smaller than tile {self.tile}, got {self.tile_overlap}")
         fits = self.precision != "fp16" or self.device != "cpu"
-        check(fits, "precision: expected fp32 or bf16 with device: cpu, got fp16")
+        check(fits, "precision: expected auto, fp32 or bf16 with device: cpu, got fp16")
 
     @property
     def inputs(self) -> tuple[str, ...]:

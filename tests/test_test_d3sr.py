@@ -90,6 +90,17 @@ def test_the_same_command_gives_the_same_bytes(option_file, tmp_path):
     assert (tmp_path / "first/in.png").read_bytes() == (tmp_path / "second/in.png").read_bytes()
 
 
+@pytest.mark.parametrize("chosen", ["bf16", "fp32"])
+def test_precision_auto_is_resolved_and_named_in_the_results(option_file, tmp_path, monkeypatch, chosen):
+    lr, hr = pair_folders(tmp_path)
+    monkeypatch.setattr("engine.distributed.chosen_precision", lambda precision, device: chosen)
+    changes = ["precision=auto", f"datasets.test.mine.dataroot_lq={lr}", f"datasets.test.mine.dataroot_gt={hr}"]
+    assert main(["-opt", str(option_file), "-o", str(tmp_path / "auto"), "--force_yml", *changes]) == 0
+    assert json.loads((tmp_path / "auto/metrics.json").read_text())["protocol"]["precision"] == chosen
+    assert main(["-opt", str(option_file), "-o", str(tmp_path / "told"), "--force_yml", f"precision={chosen}", *changes[1:]]) == 0
+    assert (tmp_path / "auto/one.png").read_bytes() == (tmp_path / "told/one.png").read_bytes()
+
+
 def test_a_broken_file_is_named_and_the_rest_finishes(option_file, tmp_path, capsys):
     for name in ("a", "c"):
         write_image(tmp_path / "in" / f"{name}.png", smooth(6, 6))

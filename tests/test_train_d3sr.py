@@ -400,7 +400,7 @@ def test_two_processes_are_one_with_twice_the_batch(lab: Path, tmp_path: Path) -
     assert f"resuming {run / 'training_states/1'}" in (run / "train_run.log").read_text()
     for mine, single in zip(logged(run), logged(alone), strict=True):
         for name in ("iter", "mse", "perceptual", "loss_g", "loss_d", "real_logits", "fake_logits", "gradient_g", "gradient_d"):
-            assert mine[name] == pytest.approx(single[name], rel=1e-3, abs=1e-5), (name, mine["iter"])
+            assert mine[name] == pytest.approx(single[name], rel=3e-3, abs=1e-5), (name, mine["iter"])
     start = train_d3sr.build_run(options_of(lab, tmp_path), MAIN)
     fresh = {f"generator.{name}": p for name, p in start.generator.trainable().items()}
     fresh |= {f"discriminator.{name}": p for name, p in start.discriminator.trainable().items()}

@@ -100,7 +100,7 @@ def test_two_processes_have_the_gradients_of_one_with_their_batches(
     ranks = in_processes(2, functools.partial(one_iteration, options))
     for rank in ranks:
         assert rank["others of g"] == rank["others of d"] == []
-        for player, rounding in (("g", 1e-3), ("d", 1e-4)):  # DISTS makes more of it
+        for player, rounding in (("g", 3e-3), ("d", 1e-4)):  # DISTS makes more of it, and kernels with AVX-512 most
             assert rank[player].keys() == alone[player].keys()
             largest = max(abs(gradient).max() for gradient in alone[player].values())
             for name, gradient in alone[player].items():

@@ -13,6 +13,7 @@ Each round gives every variant one turn, so that what else the machine does fall
 
 import argparse
 import copy
+import dataclasses
 import json
 import shlex
 import sys
@@ -88,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from options.d3sr import load_test_options
 
         options = load_test_options(args.opt, args.force_yml)
+        if options.precision == "auto":  # bf16 is a row of its own
+            options = dataclasses.replace(options, precision="fp32")
         write(run(args, options), Path(args.output))
     except (ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)

@@ -19,6 +19,7 @@ from engine.distributed import (
     agree_on_session,
     any_rank,
     choose_device,
+    chosen_precision,
     dtype_of,
     from_main,
     gather,
@@ -74,6 +75,16 @@ def in_processes(count: int, function: Callable[[World], Any]) -> list[Any]:
             process.kill()
     assert [error for _, error in answers if error] == []
     return [value for value, _ in answers]
+
+
+def test_auto_is_bfloat16_where_a_cpu_has_amx(tmp_path):
+    with_amx, without = tmp_path / "with", tmp_path / "without"
+    with_amx.write_text("processor : 0\nflags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n")
+    without.write_text("processor : 0\nflags\t\t: fpu avx2 avx512_bf16\n")
+    assert chosen_precision("auto", CPU, with_amx) == "bf16"
+    assert chosen_precision("auto", CPU, without) == chosen_precision("auto", CPU, tmp_path / "absent") == "fp32"
+    assert chosen_precision("auto", torch.device("cuda"), with_amx) == "fp32"
+    assert {name: chosen_precision(name, CPU, with_amx) for name in ("fp32", "bf16")} == {"fp32": "fp32", "bf16": "bf16"}
 
 
 def test_a_world_of_one_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:

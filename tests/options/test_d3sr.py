@@ -163,7 +163,7 @@ def test_without_a_set_nothing_can_be_the_best() -> None:
 
 def test_fp16_needs_a_gpu() -> None:
     assert "train.precision: expected fp32 or bf16" in refusal("options/train.yml", "device=cpu", "train.precision=fp16")
-    assert "precision: expected fp32 or bf16" in refusal("options/test.yml", "device=cpu", "precision=fp16")
+    assert "precision: expected auto, fp32 or bf16" in refusal("options/test.yml", "device=cpu", "precision=fp16")
 
 
 def test_the_error_names_the_file_of_the_wrong_key(tmp_path: Path) -> None:

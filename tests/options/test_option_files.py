@@ -118,7 +118,7 @@ def test_an_ablation_is_its_base_and_one_difference(stem: str, base: str, change
 def test_a_benchmark_is_the_small_models_test_on_one_set(file: str) -> None:
     options = load(file)
     found = differences(dump(options), dump(load("options/test.yml")))
-    assert found == {"name", "tile", f"datasets.test.{Path(file).stem}"}
+    assert found == {"name", "precision", "tile", f"datasets.test.{Path(file).stem}"} and options.precision == "fp32"
     (data,) = options.datasets.test.values()
     assert (data.dataroot_gt is None) == (Path(file).stem == "realset65"), "RealSet65 has no HR"
 
