@@ -18,6 +18,7 @@ from losses.dists import DISTS_FILE
 from losses.features import get_backbone
 from models.generator import MERGED, read_generator_config
 from models.pretrained_files import MIRRORS, is_local
+from models.random_source import DESCRIPTION, is_random, random_config
 from models.sizes import (
     DiscriminatorPlan,
     GeneratorPlan,
@@ -105,7 +106,14 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def describe_base(source: str, revision: str | None, parts: Sequence[str]) -> str:
-    """Whether `parts` (sub-folders) of a base model are in its folder or in the hub's cache, or would be downloaded."""
+    """Whether `parts` (sub-folders) of a base model are in its folder or in the hub's cache, or would be downloaded, or drawn."""
+    if is_random(source):
+        try:
+            for part in parts:
+                random_config(source, part)
+        except ValueError as error:
+            return f"{MISSING}: {error}"
+        return f"{source} ({DESCRIPTION})"
     absent = [part for part in parts if not _part_is_here(source, part, revision)]
     named = f"{source}@{revision}" if revision and not is_local(source) else source
     if not absent:

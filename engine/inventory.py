@@ -7,6 +7,7 @@ from safetensors import safe_open
 
 from models.generator import MERGED, base_of, read_generator_config
 from models.pretrained_files import WEIGHTS_NAMES, find_file, is_local
+from models.random_source import DESCRIPTION, is_random
 
 
 def describe_generator(path: str, base: str | None = None) -> str:
@@ -55,4 +56,6 @@ def _stored_at(source: str, subfolder: str) -> int | None:
 
 
 def _place(source: str) -> str:
+    if is_random(source):
+        return f"{source} ({DESCRIPTION})"
     return f"{source} (folder)" if is_local(source) else f"{source} (no such folder here: taken from the hub's cache, or downloaded)"

@@ -1,11 +1,12 @@
 """Pre-trained diffusion models as the rest of the project sees them. The only file that imports diffusers.
 
 Any folder or hub id of the Stable Diffusion family works by its own config.json: SD 1.5, SD 2.1-base, SD-Turbo, SDXL (as a
-discriminator), AutoencoderTiny as the VAE, and the small base of this project with its `BlockTransform`.
+discriminator), AutoencoderTiny as the VAE, and the small base of this project with its `BlockTransform`. Random weights of their sizes
+(`random:sd21-base`) work wherever these do.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.block_transform import BlockTransform
+from models.configs import SCHEDULE
 from models.diffusion import scaled_linear_alphas_cumprod
-from models.pretrained_files import place, read_config, read_weights
+from models.pretrained_files import everything, place, read_config, read_weights
+from models.random_source import is_random, kind_and_seed, random_tensors
 
 
 @contextmanager
@@ -158,6 +161,31 @@ class SharedAutoencoder(Autoencoder):
         return self.decoding.decode(z)
 
 
+def base_weights(
+    source: str,
+    subfolder: str,
+    revision: str | None = None,
+    keep: Callable[[str], bool] = everything,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """The tensors of one component whose names `keep` accepts: read as they are stored, or drawn, in `dtype`, where the source is
+    `random:KIND`. No others are made.
+
+    Raises:
+        ValueError: not found, or damaged.
+    """
+    if not is_random(source):
+        return read_weights(source, subfolder, revision, keep)
+    config = read_config(source, subfolder)
+    if subfolder == "unet":
+        state = meta_unet(config).state_dict()
+    elif config["_class_name"] == "BlockTransform":
+        return BlockTransform(config["block_size"]).state_dict()  # nothing in it is random
+    else:
+        state = meta_autoencoder(config).model.state_dict()
+    return random_tensors({name: tensor.shape for name, tensor in state.items() if keep(name)}, kind_and_seed(source)[1], dtype)
+
+
 def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32, subfolder: str = "vae") -> Autoencoder:
     """A frozen autoencoder in eval mode, of the kind its config.json names.
 
@@ -168,7 +196,7 @@ def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtyp
     kind = config.get("_class_name", "AutoencoderKL")
     if kind not in AUTOENCODERS:
         raise ValueError(f"'{place(source, subfolder, 'config.json')}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
-    weights = read_weights(source, subfolder, revision)
+    weights = base_weights(source, subfolder, revision, dtype=dtype)
     if kind == "BlockTransform":
         model = BlockTransform(config["block_size"])
         model.load_state_dict(weights)
@@ -180,7 +208,7 @@ def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtyp
 def load_unet(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """A frozen UNet in eval mode, sizes from its config.json."""
     config = read_config(source, "unet", revision)
-    unet = _build(UNet2DConditionModel, config, read_weights(source, "unet", revision), dtype, f"{source}/unet")
+    unet = _build(UNet2DConditionModel, config, base_weights(source, "unet", revision, dtype=dtype), dtype, f"{source}/unet")
     return unet.requires_grad_(False).eval()
 
 
@@ -190,7 +218,7 @@ def load_trunk(source: str, revision: str | None = None, dtype: torch.dtype = to
     The up blocks, half of a UNet, are never allocated and never read from the file. Use `trunk_features` to run it.
     """
     config = read_config(source, "unet", revision)
-    weights = read_weights(source, "unet", revision, keep=lambda name: name.startswith(TRUNK_PARTS))
+    weights = base_weights(source, "unet", revision, lambda name: name.startswith(TRUNK_PARTS), dtype)
     return _build(UNet2DConditionModel, config, weights, dtype, f"{source}/unet", cut=cut_after_mid_block).requires_grad_(False).eval()
 
 
@@ -297,8 +325,7 @@ def save_base(folder: Path, unet: UNet2DConditionModel, autoencoder: Autoencoder
     folder = Path(folder)
     unet.save_pretrained(folder / "unet")
     autoencoder.model.save_pretrained(folder / "vae")
-    schedule = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    scheduler = DDPMScheduler(**schedule, clip_sample=False)
+    scheduler = DDPMScheduler(**SCHEDULE, clip_sample=False)
     scheduler.save_pretrained(folder / "scheduler")
 
 

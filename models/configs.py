@@ -1,8 +1,8 @@
 """The published configurations of the base models, as facts: sizes can be counted, and random weights made, without a download.
 
 Sources: unet/config.json and vae/config.json of stable-diffusion-v1-5, stable-diffusion-2-1-base and stable-diffusion-xl-base-1.0;
-config.json of taesd.
-Models that are trained or run are always built from the config.json beside their weights, never from here.
+config.json of taesd. The `small-` kinds have the structure of the real ones and few channels, for tests.
+Models that are trained or run are built from the config.json beside their weights; from here only those with random weights.
 """
 
 SD21_UNET = {
@@ -68,6 +68,39 @@ TINY_UNET = {
     "norm_num_groups": 16,
     "use_linear_projection": True,
 }
+SMALL_SD_UNET = {
+    **SD21_UNET,
+    "sample_size": 16,
+    "block_out_channels": [32, 64, 64, 64],
+    "layers_per_block": 1,
+    "attention_head_dim": [2, 4, 4, 4],
+    "cross_attention_dim": 24,
+    "norm_num_groups": 8,
+}
+"""Four levels, cross attention in the first three, linear projections: SD 2.1-base in small."""
+
+SMALL_SDXL_UNET = {
+    **SDXL_UNET,
+    "sample_size": 16,
+    "block_out_channels": [32, 64, 64],
+    "layers_per_block": 1,
+    "transformer_layers_per_block": [1, 1, 2],
+    "attention_head_dim": [2, 4, 4],
+    "cross_attention_dim": 40,
+    "norm_num_groups": 8,
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 20 + 6 * 8,
+}
+"""Three levels, a pooled text condition of width 20 and size conditions: SDXL in small."""
+
+SMALL_VAE = {**SD_VAE, "sample_size": 64, "block_out_channels": [32, 32, 32, 32], "layers_per_block": 1, "norm_num_groups": 8}
+SMALL_TAESD = {
+    **TAESD,
+    "encoder_block_out_channels": [8, 8, 8, 8],
+    "decoder_block_out_channels": [8, 8, 8, 8],
+    "num_encoder_blocks": [1, 1, 1, 1],
+    "num_decoder_blocks": [1, 1, 1, 1],
+}
 BLOCK_TRANSFORM = {"_class_name": "BlockTransform", "block_size": 4, "latent_channels": 48, "scaling_factor": 1.0}
 
 KNOWN = {
@@ -76,7 +109,12 @@ KNOWN = {
     "sdxl-base": {"unet": SDXL_UNET, "vae": SDXL_VAE},
     "taesd": {"": TAESD},
     "tiny": {"unet": TINY_UNET, "vae": BLOCK_TRANSFORM},
+    "small-sd": {"unet": SMALL_SD_UNET, "vae": SMALL_VAE},
+    "small-sdxl": {"unet": SMALL_SDXL_UNET, "vae": SMALL_VAE},
+    "small-taesd": {"": SMALL_TAESD},
 }
+SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+"""Of the noise that all of them were trained with, and predict."""
 
 
 def known_model(source: str) -> str | None:

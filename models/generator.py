@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from models.backbones import (
     Autoencoder,
     SharedAutoencoder,
+    base_weights,
     cast,
     load_alphas_cumprod,
     load_autoencoder,
     load_unet,
     predict_noise,
-    read_weights,
 )
 from models.diffusion import predict_z0
 from models.lora import LORA_FILE, LORA_TARGETS, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
@@ -183,7 +183,7 @@ def base_fingerprint(source: str, revision: str | None = None) -> str:
 
     In half precision, so that a fp16 file and a fp32 file of the same base have the same one.
     """
-    weight = read_weights(source, "unet", revision, keep=lambda name: name == "conv_in.weight")["conv_in.weight"]
+    weight = base_weights(source, "unet", revision, keep=lambda name: name == "conv_in.weight")["conv_in.weight"]
     return hashlib.sha256(weight.half().contiguous().numpy().tobytes()).hexdigest()
 
 

@@ -1,4 +1,7 @@
-"""Files of a pre-trained model laid out as diffusers lays them out: a local folder, or a repository on the Hugging Face hub."""
+"""Files of a pre-trained model laid out as diffusers lays them out: a local folder, or a repository on the Hugging Face hub.
+
+Where random weights are asked for instead (see `models.random_source`) there are no files; their configuration is read here all the same.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,6 +12,8 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from models.random_source import is_random, random_config
 
 WEIGHTS_NAMES = (
     "diffusion_pytorch_model.safetensors",
@@ -110,6 +115,8 @@ def read_config(source: str, subfolder: str, revision: str | None = None, name: 
     Raises:
         ValueError: not found, or damaged.
     """
+    if is_random(source):
+        return random_config(source, subfolder)
     return _read_json(find_file(source, name, subfolder, revision))
 
 

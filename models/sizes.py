@@ -19,6 +19,7 @@ from models.discriminator import Discriminator
 from models.generator import CONFIG_FILE, GENERATOR_FILE, Generator, base_of, read_generator_config
 from models.lora import LORA_TARGETS, add_lora
 from models.pretrained_files import WEIGHTS_NAMES, is_local, said_of
+from models.random_source import is_random, kind_and_seed, random_config
 
 NUM_TIMESTEPS = 1000
 
@@ -93,6 +94,11 @@ def find_config(source: str, subfolder: str, revision: str | None = None) -> tup
         UnknownSizesError: no config.json on this machine, and a name that is not known.
         ValueError: a damaged config.json.
     """
+    if is_random(source):
+        try:
+            return random_config(source, subfolder), f"models/configs.py ({kind_and_seed(source)[0]})"
+        except ValueError as error:
+            raise UnknownSizesError(str(error)) from error
     path = find_here(source, ["config.json"], subfolder, revision)
     if path is not None:
         try:

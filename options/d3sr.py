@@ -135,7 +135,7 @@ class FastVaeOptions:
     """A small autoencoder in the place of the generator's own."""
 
     path: str
-    """Folder or hub id of an AutoencoderTiny made for the generator's base, such as madebyollin/taesd."""
+    """Folder or hub id of an AutoencoderTiny made for the generator's base, such as madebyollin/taesd; random:taesd for benchmarks."""
     parts: Literal["decoder", "both"] = "decoder"
     """decoder = the encoder stays, and with it what the UNet is used to; both = the fastest."""
 

@@ -58,11 +58,11 @@ class GeneratorOptions:
     """The one-step generator (Eq. 1): a pre-trained VAE and UNet, and what of it trains."""
 
     pretrained: str
-    """Diffusers folder or hub id with `vae`, `unet` and `scheduler`."""
+    """Diffusers folder or hub id with `vae`, `unet` and `scheduler`; or random:KIND, random weights of that size, for tests and benchmarks."""
     revision: str | None = None
     """Commit, tag or branch of a hub id; null = its main branch."""
     vae: str | None = None
-    """Folder or hub id of another autoencoder, AutoencoderTiny for example; null = the one in `pretrained`."""
+    """Folder or hub id of another autoencoder, AutoencoderTiny for example, or random:taesd; null = the one in `pretrained`."""
     timestep: int = 399
     """T_L of Eq. 1, 0..999. The paper says "intermediate"; 399 is what the same lab uses with the same base (OSDFace)."""
     train: Literal["lora", "full"] = "lora"
@@ -89,7 +89,7 @@ class DiscriminatorOptions:
     type: Literal["noise_aware", "vanilla", "diffusion_gan", "none"] = "noise_aware"
     """noise_aware = the paper's; vanilla, diffusion_gan and none are the other rows of Table 6."""
     pretrained: str | None = None
-    """Diffusers folder or hub id whose UNet it starts from; needed unless type is none."""
+    """Diffusers folder or hub id whose UNet it starts from, or random:KIND; needed unless type is none."""
     revision: str | None = None
     """Commit, tag or branch of a hub id; null = its main branch."""
     lora: LoraOptions = field(default_factory=LoraOptions)

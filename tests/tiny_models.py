@@ -6,43 +6,11 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
 
 from models.backbones import new_autoencoder, new_unet, save_base
-from models.configs import BLOCK_TRANSFORM, SD21_UNET, SD_VAE, SDXL_UNET, TINY_UNET
+from models.configs import BLOCK_TRANSFORM, SMALL_SD_UNET, SMALL_SDXL_UNET, SMALL_TAESD, SMALL_VAE, TINY_UNET
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
-SMALL_SD_UNET = {
-    **SD21_UNET,
-    "sample_size": 16,
-    "block_out_channels": [32, 64, 64, 64],
-    "layers_per_block": 1,
-    "attention_head_dim": [2, 4, 4, 4],
-    "cross_attention_dim": 24,
-    "norm_num_groups": 8,
-}
-"""Four levels, cross attention in the first three, linear projections: SD 2.1-base in small."""
-
-SMALL_SDXL_UNET = {
-    **SDXL_UNET,
-    "sample_size": 16,
-    "block_out_channels": [32, 64, 64],
-    "layers_per_block": 1,
-    "transformer_layers_per_block": [1, 1, 2],
-    "attention_head_dim": [2, 4, 4],
-    "cross_attention_dim": 40,
-    "norm_num_groups": 8,
-    "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 20 + 6 * 8,
-}
-"""Three levels, a pooled text condition of width 20 and size conditions: SDXL in small."""
-
 SMALL_TINY_UNET = {**TINY_UNET, "block_out_channels": [16, 32, 32], "cross_attention_dim": 12, "attention_head_dim": [2, 2, 2]}
-SMALL_VAE = {**SD_VAE, "sample_size": 64, "block_out_channels": [32, 32, 32, 32], "layers_per_block": 1, "norm_num_groups": 8}
-SMALL_TAESD = {
-    "encoder_block_out_channels": [8, 8, 8, 8],
-    "decoder_block_out_channels": [8, 8, 8, 8],
-    "num_encoder_blocks": [1, 1, 1, 1],
-    "num_decoder_blocks": [1, 1, 1, 1],
-}
 
 
 def random_model(kind: type, config: dict, seed: int = 0) -> torch.nn.Module:

@@ -2,6 +2,8 @@
 
 python tools/random_base.py tiny /tmp/base
 python tools/random_base.py sd21-base /tmp/sd21 --dtype fp16
+
+A program of this project needs no such folder: `network_g.pretrained: random:sd21-base` makes the same weights in memory.
 """
 
 import argparse
@@ -26,14 +28,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     import torch
 
-    from models.backbones import cast, new_autoencoder, new_unet, save_base
+    from models.backbones import load_autoencoder, load_unet, save_base
 
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}[args.dtype]
-    unet = new_unet(KNOWN[args.kind]["unet"], args.seed)
-    autoencoder = new_autoencoder(KNOWN[args.kind]["vae"], args.seed)
-    if any(True for _ in autoencoder.parameters()):
-        cast(autoencoder, dtype)
-    save_base(Path(args.folder), cast(unet, dtype), autoencoder)
+    source, dtype = f"random:{args.kind}:{args.seed}", {"fp32": torch.float32, "fp16": torch.float16}[args.dtype]
+    unet = load_unet(source, dtype=dtype)
+    save_base(Path(args.folder), unet, load_autoencoder(source, dtype=dtype))
     print(f"wrote {args.folder}: {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters in the UNet")
 
 

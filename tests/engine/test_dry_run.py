@@ -96,6 +96,15 @@ def test_a_model_that_would_have_to_be_downloaded(monkeypatch: pytest.MonkeyPatc
     assert MISSING in describe_base("owner/name", None, PARTS) and "HF_HUB_OFFLINE" in describe_base("owner/name", None, PARTS)
 
 
+def test_random_weights_are_never_missing() -> None:
+    assert describe_base("random:sd21-base", None, PARTS) == "random:sd21-base (random weights, for tests and benchmarks)"
+    assert f"{MISSING}: 'random:sd3': expected random:KIND" in describe_base("random:sd3", None, PARTS)
+    text = described(GeneratorPlan(source="random:small-sd", vae="random:small-taesd"), DiscriminatorPlan(source="random:small-sdxl"))
+    assert "nothing is missing" in text and "activations" in text and text.count("random weights") == 3
+    text = described(GeneratorPlan(source="random:taesd"), DiscriminatorPlan(source="random:small-sdxl"))
+    assert "it has no unet" in text and f"generator      {UNKNOWN}" in text and "1 of 2 are missing" in text
+
+
 @pytest.mark.parametrize("source", ["/no/such/folder", "./folder", "a/b/c", "folder"])
 def test_a_path_is_not_taken_for_a_hub_id(source: str) -> None:
     assert f"{source}: {MISSING}: there is no such folder" in describe_base(source, None, PARTS)
