@@ -58,7 +58,7 @@ class GeneratorOptions:
     """The one-step generator (Eq. 1): a pre-trained VAE and UNet, and what of it trains."""
 
     pretrained: str
-    """Diffusers folder or hub id with `vae`, `unet` and `scheduler`; or random:KIND, random weights of that size, for tests and benchmarks."""
+    """Diffusers folder or hub id with `vae`, `unet` and `scheduler`; or random:KIND, random weights of that size, for tests."""
     revision: str | None = None
     """Commit, tag or branch of a hub id; null = its main branch."""
     vae: str | None = None
