@@ -106,17 +106,20 @@ def fuse(
     return FusedGenerator(generator, unet, autoencoder, of_z_lr * matrix, memory_format)
 
 
-def compile_networks(generator: Generator) -> None:
+def compile_networks(generator: Generator, mode: str | None = None) -> None:
     """Compiles the networks where they are, each the first time it sees a size; after a few sizes one version for all of them.
 
     A learned autoencoder's two halves run compiled on whole pictures only: tiles go through its layers one by one. Compiled code is kept in
     TORCHINDUCTOR_CACHE_DIR, or a folder of torch's own choice below the temporary files. A CPU needs a C++ compiler.
+
+    mode: as for torch.compile. With "reduce-overhead" (CUDA graphs) each network's output lies where the next picture's will:
+        `torch.compiler.cudagraph_mark_step_begin` must be called before each picture.
     """
-    generator.unet.compile()
+    generator.unet.compile(mode=mode)
     for autoencoder, name in ((generator.autoencoder.encoding, "encoder"), (generator.autoencoder.decoding, "decoder")):
         half = getattr(autoencoder.model, name, None)
         if half is not None:
-            half.compile()
+            half.compile(mode=mode)
 
 
 def fold_autoencoder(autoencoder: Autoencoder) -> tuple[Autoencoder, Affine]:

@@ -7,6 +7,7 @@
 Variants: naive = diffusers' UNet as it trains, peft's adapters beside the weights; loaded = adapters merged; fused = everything folded that
 is the same for every picture (models/fused.py); channels_last = the same, laid out so (what test_d3sr.py runs);
 phase = fused, and the UNet enlarges by transposed convolutions; compiled = torch.compile of fused; bf16 = channels_last in bfloat16;
+graphs = torch.compile of channels_last into CUDA graphs (mode reduce-overhead), where asked for;
 fast_decoder, fast_both = fused with a small VAE, see --fast-vae.
 Each round gives every variant one turn, so that what else the machine does falls on all of them alike.
 """
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.timing.variants import FAST, VARIANTS, build_all, shipped
+from tools.timing.variants import FAST, GRAPHS, VARIANTS, build_all, restoring, shipped
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file of a test, which says what runs and how")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of the results")
     parser.add_argument("--sizes", type=int, nargs="*", default=[512, 1024, 2048], help="sides of the output (default: %(default)s)")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="which; naive is always among them")
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, GRAPHS], default=list(VARIANTS), help="naive is always among them")
     parser.add_argument("--fast-vae", metavar="PATH", help="AutoencoderTiny: folder or hub id; adds the two fast variants")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument(
@@ -54,9 +55,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure(
-    generators: "Mapping[str, Generator]", size: int, repeats: int, limit: Mapping[str, float], device: "torch.device", clock: str
+    generators: "Mapping[str, Generator]",
+    size: int,
+    repeats: int,
+    limit: Mapping[str, float],
+    device: "torch.device",
+    clock: str = "wall",
+    warmup: int = 0,
 ) -> list[dict[str, Any]]:
-    """A row for every variant at one size. Raises ValueError for a size that the network does not take."""
+    """A row for every variant at one size, each warmed up by `warmup` pictures and one more; the first variant is what the others are
+    compared with. Raises ValueError for a size that the network does not take."""
     import torch
 
     from engine.benchmark import interleaved, memory_of, ratios, weights_mib
@@ -65,16 +73,16 @@ def measure(
 
     macs = {name: total(generator_macs(copy.deepcopy(generator).to("meta"), size).values()) for name, generator in generators.items()}
     lr_up = example_picture((size, size)).to(device)
-    calls: dict[str, Callable[[], torch.Tensor]] = {name: (lambda g=generator: g.restore(lr_up)) for name, generator in generators.items()}
-    rows = []
+    calls: dict[str, Callable[[], torch.Tensor]] = {name: restoring(name, generator, lr_up) for name, generator in generators.items()}
+    rows, first = [], next(iter(generators))
     with torch.inference_mode():
         results = {name: call() for name, call in calls.items()}  # also the warm-up
-        seconds = interleaved(calls, device, repeats=repeats, warmup=0, clock=clock)
-        speed = ratios(seconds, "naive")
+        seconds = interleaved(calls, device, repeats=repeats, warmup=warmup, clock=clock)
+        speed = ratios(seconds, first)
         for name, taken in seconds.items():
-            difference = (results[name] - results["naive"]).abs().max().item()
+            difference = (results[name] - results[first]).abs().max().item()
             middle, gmacs = sorted(taken)[len(taken) // 2], macs[name].everything / 1e9
-            seen = device.type == "cuda" or name != "compiled"  # what compiled code makes on a CPU shows nowhere
+            seen = device.type == "cuda" or name not in ("compiled", GRAPHS)  # what compiled code makes on a CPU shows nowhere
             rows.append({
                 "variant": name, "size": size, "seconds": middle, "all_seconds": taken, "ratio": speed[name], "gmacs": gmacs,
                 "share": gmacs / middle / max(limit.values()), "memory_mib": memory_of(calls[name], device) if seen else None,
@@ -113,7 +121,7 @@ def run(args: argparse.Namespace, options: "TestOptions") -> dict[str, Any]:
         raise ValueError("--clock cpu: a GPU's work takes no processor seconds; use --clock wall")
     if device.type == "cpu":
         torch.set_num_threads(physical_cores() if options.num_threads == "auto" else options.num_threads)
-    names = [name for name in VARIANTS if name == "naive" or name in args.variants] + (list(FAST) if args.fast_vae else [])
+    names = [name for name in (*VARIANTS, GRAPHS) if name == "naive" or name in args.variants] + (list(FAST) if args.fast_vae else [])
     limit = benchmark.device_limit(device, dtype_of(options.precision), args.repeats, args.clock)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]), "machine": benchmark.machine(device),

@@ -31,6 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes that read pictures")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--save-every", type=int, default=200, help="iterations between states to resume from")
+    parser.add_argument("--log-every", type=int, default=50, help="iterations between lines")
+    parser.add_argument("--fit-crops", type=int, default=1024, help="crops that the block transform is whitened over")
     return parser.parse_args(argv)
 
 
@@ -111,7 +113,7 @@ def pretrain(args: argparse.Namespace) -> None:
         ema, iteration = {name: state["ema"][name].to(args.device) for name in ema}, state["iteration"]
         print(f"resuming {state_path} at iteration {iteration}")
     else:
-        transform = fit_transform(dataset, num_crops=1024)
+        transform = fit_transform(dataset, num_crops=args.fit_crops)
     transform.to(args.device)
     sampler = ShardedSampler(rank=0, world_size=1, start=iteration * args.batch)
     loader = iter(DataLoader(dataset, args.batch, sampler=sampler, num_workers=args.workers, collate_fn=collate))
@@ -134,9 +136,9 @@ def pretrain(args: argparse.Namespace) -> None:
         torch._foreach_lerp_(list(ema.values()), [p.detach() for p in unet.parameters()], 1 - decay)
         iteration += 1
         running += loss.item()
-        if iteration % 50 == 0:
+        if iteration % args.log_every == 0:
             speed = (iteration - first) * args.batch / (time.time() - started)
-            print(f"iter {iteration:6d}  loss {running / 50:.4f}  {speed:.1f} crops/s", flush=True)
+            print(f"iter {iteration:6d}  loss {running / args.log_every:.4f}  {speed:.1f} crops/s", flush=True)
             running = 0.0
         if iteration % args.save_every == 0:
             save_state(

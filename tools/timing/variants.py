@@ -1,6 +1,6 @@
 """The ways to run a model that tools/benchmark.py compares."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled", "bf16")
 FAST = ("fast_decoder", "fast_both")
+GRAPHS = "graphs"
 
 
 def unmerged(options: "TestOptions") -> "Generator":
@@ -47,10 +48,10 @@ def build(name: str, options: "TestOptions", fast_vae: str | None) -> "Generator
         use_fast_vae(generator, fast_vae, name.removeprefix("fast_"))
     if name == "loaded":
         return generator
-    layout = torch.channels_last if name in ("channels_last", "bf16") else torch.contiguous_format
+    layout = torch.channels_last if name in ("channels_last", "bf16", GRAPHS) else torch.contiguous_format
     generator = fuse(generator, phase_upsampling=name == "phase", memory_format=layout)
-    if name == "compiled":
-        compile_networks(generator)
+    if name in ("compiled", GRAPHS):
+        compile_networks(generator, mode="reduce-overhead" if name == GRAPHS else None)
     return generator
 
 
@@ -61,6 +62,17 @@ def build_all(names: Sequence[str], options: "TestOptions", fast_vae: str | None
 
     dtypes = {name: dtype_of("bf16" if name == "bf16" else options.precision) for name in names}
     return {name: cast_weights(build(name, options, fast_vae), dtype).to(device) for name, dtype in dtypes.items()}
+
+
+def restoring(name: str, generator: "Generator", lr_up: "torch.Tensor") -> "Callable[[], torch.Tensor]":
+    """One picture through a variant: what is timed."""
+    import torch
+
+    def graphs() -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # encoder, UNet and decoder are one step, or each would overwrite the one before
+        return generator.restore(lr_up)
+
+    return graphs if name == GRAPHS else lambda: generator.restore(lr_up)
 
 
 def shipped(options: "TestOptions", device: "torch.device") -> "Generator":
