@@ -89,7 +89,8 @@ class Generator(nn.Module):
             self._in_float32.append(copied)
         return self._in_float32[0]
 
-    def upsample(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    @staticmethod
+    def upsample(lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Bicubic (a = -0.75, no antialiasing) to `size` = (H, W), clamped to [-1, 1]."""
         return F.interpolate(lr.float(), size=size, mode="bicubic", align_corners=False).clamp(-1.0, 1.0)
 
