@@ -109,10 +109,10 @@ def document(match: "NoiseMatch", noise: dict[str, float], configured: int, path
 def choose(args: argparse.Namespace, options: "TrainOptions") -> list[Path]:
     """Measures, prints the findings and writes the files."""
     from engine.distributed import choose_device
+    from engine.loop import build_dataset
     from engine.noise_level import match_noise_level, required_noise_rms
     from engine.noise_level_figure import draw_match
     from models.backbones import load_alphas_cumprod, load_autoencoder
-    from train_d3sr import build_dataset
 
     g, data, device = options.network_g, options.datasets.train, choose_device(options.device)
     dataset = build_dataset(options)
