@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.objectives import frozen
-from models.backbones import trunk_features
 from models.discriminator import Discriminator
 from models.generator import Generator
 
@@ -135,14 +134,8 @@ def generator_macs(generator: Generator, size: int) -> dict[str, Macs]:
 
 def discriminator_macs(discriminator: Discriminator, side: int) -> dict[str, Macs]:
     """MACs for one latent of side x side positions: the trunk, and with the head."""
-    trunk, device = discriminator.trunk, discriminator.prompt_embedding.device
-    z, timesteps = torch.zeros(1, trunk.config.in_channels, side, side, device=device), torch.zeros(1, dtype=torch.long, device=device)
-
-    def features() -> Tensor:
-        prompt = discriminator.prompt_embedding.expand(1, -1, -1)
-        added = None
-        if discriminator.pooled_embedding is not None:
-            added = {"text_embeds": discriminator.pooled_embedding.expand(1, -1), "time_ids": discriminator.time_ids.expand(1, -1)}
-        return trunk_features(trunk, z, timesteps, prompt, added)
-
-    return {"trunk": count_macs(discriminator, features), "with head": count_macs(discriminator, lambda: discriminator(z, timesteps))}
+    device = discriminator.prompt_embedding.device
+    z = torch.zeros(1, discriminator.trunk.config.in_channels, side, side, device=device)
+    timesteps = torch.zeros(1, dtype=torch.long, device=device)
+    trunk = count_macs(discriminator, lambda: discriminator.features(z, timesteps))
+    return {"trunk": trunk, "with head": count_macs(discriminator, lambda: discriminator(z, timesteps))}

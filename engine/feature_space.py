@@ -12,18 +12,13 @@ NEIGHBOURS, REGULARIZATION = 12, 1e-3
 
 @torch.no_grad()
 def trunk_means(discriminator: Discriminator, z: Tensor, timestep: int, noise: Tensor, alphas_cumprod: Tensor, channels: int) -> np.ndarray:
-    """What the head is shown of F(z, t), averaged over the positions: the first channels of the mid block, float64 (N, channels).
+    """What the last head is shown of F(z, t), averaged over the positions: the first channels of the mid block, float64 (N, channels).
 
     z, noise: (N, C, h, w). Fewer channels come out where the trunk has fewer.
     """
-    seen: list[Tensor] = []
-    hook = discriminator.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        timesteps = torch.full((len(z),), timestep, device=z.device)
-        discriminator(forward_diffusion(z, timesteps, noise, alphas_cumprod), timesteps)
-    finally:
-        hook.remove()
-    return seen[0].float().mean((2, 3))[:, :channels].double().cpu().numpy()
+    timesteps = torch.full((len(z),), timestep, device=z.device)
+    features = discriminator.features(forward_diffusion(z, timesteps, noise, alphas_cumprod), timesteps)[-1]
+    return features.float().mean((2, 3))[:, :channels].double().cpu().numpy()
 
 
 def standardized(features: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Whether a training is well: the discriminator at each noise level, gradients that are not finite, processes that drifted apart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,12 @@ class DiscriminatorHealth:
         self._numbers = torch.arange(self.buckets, device=device)
         self._sums = torch.zeros(2, self.buckets, 3, device=device)  # real and generated; buckets; LOGIT, RIGHT, COUNT
 
-    def add(self, real_logits: Tensor, real_timesteps: Tensor, fake_logits: Tensor, fake_timesteps: Tensor) -> None:
-        """Adds the votes (N, h', w') on N real and N generated latents, shown at timesteps (N,)."""
-        for side, (logits, right, timesteps) in enumerate(
-            ((real_logits, real_logits > 0, real_timesteps), (fake_logits, fake_logits < 0, fake_timesteps))
-        ):
-            means = [values.float().flatten(1).mean(1) for values in (logits, right)]
+    def add(
+        self, real_logits: Sequence[Tensor], real_timesteps: Tensor, fake_logits: Sequence[Tensor], fake_timesteps: Tensor
+    ) -> None:
+        """Adds the votes (N, h', w') of each depth on N real and N generated latents, shown at timesteps (N,)."""
+        for side, (logits, sign, timesteps) in enumerate(((real_logits, 1, real_timesteps), (fake_logits, -1, fake_timesteps))):
+            means = [per_sample(logits), per_sample([of_depth * sign > 0 for of_depth in logits])]
             found = torch.stack([*means, torch.ones_like(means[0])], dim=1)  # (N, 3)
             bucket = torch.div((timesteps - self.low) * self.buckets, self.span, rounding_mode="floor")
             here = (bucket[:, None] == self._numbers)[:, :, None]  # (N, buckets, 1)
@@ -56,6 +56,11 @@ class DiscriminatorHealth:
             return ""
         first, following = (self.low - (-self.span * n // self.buckets) for n in (number, number + 1))
         return f"_t{first}-{following - 1}"
+
+
+def per_sample(maps: Sequence[Tensor]) -> Tensor:
+    """(N,) means of maps (N, h', w'), over the regions of each depth and then over depths."""
+    return torch.stack([of_depth.float().flatten(1).mean(1) for of_depth in maps]).mean(0)
 
 
 def not_finite(parameters: Mapping[str, nn.Parameter]) -> list[str]:

@@ -3,15 +3,19 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from engine.distributed import World, any_rank
+from engine.distributed import World, any_rank, from_main
 from engine.health import DiscriminatorHealth, check_ranks
 from engine.logs import Means, RunLog, Speed, peak_memory_gib
-from engine.run import Run, save_best, save_run
+from engine.run import Run, save_best, save_metrics, save_run
 from engine.validation import Validation
+from engine.validations import Validations
+from models.lora import cast_inputs
 
 SAME_SIGNAL_S = 0.2
 
@@ -48,7 +52,7 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How many iterations lie between two occasions of each kind; validation, saving and the log line also come at the end of the run."""
 
@@ -58,9 +62,20 @@ class Schedule:
     save_freq: int
     check_freq: int
     """0 = never."""
+    first_save: int = 0
+    """One more save; 0 = none."""
+    early: tuple[int, ...] = ()
+    """Validations of a few pictures."""
+    early_pictures: int = 0
 
     def due(self, iteration: int, freq: int) -> bool:
-        return iteration % freq == 0 or iteration == self.total_iter
+        return iteration > 0 and iteration % freq == 0 or iteration == self.total_iter
+
+    def save_due(self, iteration: int) -> bool:
+        return self.due(iteration, self.save_freq) or iteration == self.first_save > 0
+
+    def early_due(self, iteration: int) -> bool:
+        return iteration in self.early and self.early_pictures > 0 and not self.due(iteration, self.val_freq)
 
 
 class Housekeeping:
@@ -88,20 +103,31 @@ class Housekeeping:
         self.schedule, self.samples, self.keep_last, self.best = schedule, samples, keep_last, best
         self.stop, self.means = StopRequest(world.is_main), Means()
         self.health = DiscriminatorHealth(run.noising.low, run.noising.high, world.device) if run.noising is not None else None
+        self.validations = from_main(Validations(folder / "validations.json", run.iteration) if world.is_main else None, world)
 
     def begin(self) -> None:
         """Before the first iteration: are the processes equal, and did the run stop before a validation that was due?"""
-        run = self.run
+        iteration = self.run.iteration
         if self.schedule.check_freq:
-            check_ranks(run.trained(), run.iteration, self.world)
-        if run.iteration and self.schedule.due(run.iteration, self.schedule.val_freq) and run.validated != run.iteration:
+            check_ranks(self.run.trained(), iteration, self.world)
+        if self.schedule.due(iteration, self.schedule.val_freq) and iteration not in self.validations:
             self._validate()
-        self._speed, self._logged = Speed(), run.iteration
+        elif iteration == 0 and self.schedule.early_due(0):
+            self._validate_early()
+        self._speed, self._logged, self._waited = Speed(), iteration, 0.0
+
+    def next_batches(self, loader: Iterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+        """The batches of an iteration; how long they were waited for is logged as `data_share`."""
+        began = time.perf_counter()
+        batches = [next(loader) for _ in range(count)]
+        self._waited += time.perf_counter() - began
+        return batches
 
     def after_iteration(self, learning_rate: float) -> bool:
         """What is due after an iteration. Returns True where the run ends here because it was asked to; its state is saved then.
 
-        Asked in its last iteration, the run ends as it would have. A validation that was due is made up for when the run goes on.
+        Saved first, then validated: whatever a validation does to the process, it costs no training. Asked in its last iteration, the run
+        ends as it would have. A validation that was due is made up for when the run goes on.
         """
         iteration, schedule = self.run.iteration, self.schedule
         if schedule.check_freq and iteration % schedule.check_freq == 0:
@@ -109,14 +135,16 @@ class Housekeeping:
         if schedule.due(iteration, schedule.print_freq):
             self._write_log(learning_rate)
         stopping = any_rank(self.stop.asked, self.world) and iteration < schedule.total_iter
-        if schedule.due(iteration, schedule.val_freq) and not stopping:
-            self._validate()
-        if (schedule.due(iteration, schedule.save_freq) or stopping) and self.world.is_main:
+        if (schedule.save_due(iteration) or stopping) and self.world.is_main:
             save_run(self.run, self.folder, self.keep_last)
         if stopping:
             any_rank(False, self.world)  # torchrun ends all processes once the first of them is gone: not before this is saved
             state = self.folder / "training_states" / str(iteration)
             self.log.info(f"stopped as asked: {state} is saved, and the same command goes on from there")
+        elif schedule.due(iteration, schedule.val_freq):
+            self._validate()
+        elif schedule.early_due(iteration):
+            self._validate_early()
         return stopping
 
     def _write_log(self, learning_rate: float) -> None:
@@ -124,29 +152,47 @@ class Housekeeping:
         values = self.means.read(self.world)
         if values.get("spatial_gradient") and "adversarial_gradient" in values:
             values["adversarial_ratio"] = values["adversarial_gradient"] / values["spatial_gradient"]
-        values |= {"learning_rate": learning_rate, "images_per_s": self._speed.read(images)}
+        seconds = self._speed.read()
+        values |= {"learning_rate": learning_rate, "images_per_s": images / seconds, "data_share": self._waited / seconds}
         values |= {"memory_gib": peak_memory_gib(self.world.device), "skipped_steps": run.skipped_steps}
         self.log.scalars("train", run.iteration, self.schedule.total_iter, values)
         votes = self.health.read(self.world) if self.health is not None else {}
         if votes:
             self.log.scalars("health", run.iteration, self.schedule.total_iter, votes)
-        self._logged = run.iteration
+        self._logged, self._waited = run.iteration, 0.0
+
+    def _score(self, first: int | None = None) -> tuple[dict[str, float], int]:
+        with self.run.averaged() as generator:
+            cast_inputs(generator.unet, True)
+            try:
+                return self.validation.score(generator, self.run.iteration, self.log.warning, first)
+            finally:
+                cast_inputs(generator.unet, False)
+
+    def _validate_early(self) -> None:
+        """A few pictures, to be seen long before the first whole validation; their scores are compared with nothing."""
+        if self.validation.sets:
+            scores, _ = self._score(self.schedule.early_pictures)
+            self.log.info(f"validated {self.schedule.early_pictures} picture(s) of each set: {self.validation.folder}")
+            if scores:
+                self.log.scalars("val_early", self.run.iteration, self.schedule.total_iter, scores)
 
     def _validate(self) -> None:
         if not self.validation.sets:
             return
-        run = self.run
-        with run.averaged() as generator:
-            run.metrics = self.validation.score(generator, run.iteration, self.log.warning)
-        run.validated = run.iteration
-        if run.metrics:
-            self.log.scalars("val", run.iteration, self.schedule.total_iter, run.metrics)
+        run, iteration = self.run, self.run.iteration
+        scores, failed = self._score()
+        self.validations.add(iteration, scores, failed, write=self.world.is_main)
+        if scores:
+            self.log.scalars("val", iteration, self.schedule.total_iter, scores)
+        if self.world.is_main:
+            save_metrics(run, self.folder, scores)
         if self.best is None:
             return
-        if self.best not in run.metrics:
-            self.log.warning(f"val.best: nothing was scored by {self.best} at iteration {run.iteration}, so it cannot be the best")
+        if self.best not in scores:
+            self.log.warning(f"val.best: nothing was scored by {self.best} at iteration {iteration}, so it cannot be the best")
             return
         lower_better = {metric.name: metric.lower_better for metric in self.validation.metrics}[self.best.partition("/")[2]]
-        if run.note_best(self.best, lower_better) and self.world.is_main:
-            save_best(run, self.folder)
-            self.log.info(f"the best so far by {self.best}: {run.metrics[self.best]:.6g}")
+        if self.validations.is_best(iteration, self.best, lower_better) and self.world.is_main:
+            save_best(run, self.folder, scores, self.best)
+            self.log.info(f"the best so far by {self.best}: {scores[self.best]:.6g}")

@@ -64,15 +64,15 @@ class Means:
 
 
 class Speed:
-    """Images per second since the last reading."""
+    """Seconds since the last reading."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
 
-    def read(self, images: int) -> float:
+    def read(self) -> float:
         now = time.perf_counter()
-        speed, self._since = images / max(now - self._since, 1e-9), now
-        return speed
+        seconds, self._since = max(now - self._since, 1e-9), now
+        return seconds
 
 
 def peak_memory_gib(device: torch.device) -> float:

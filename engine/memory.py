@@ -23,22 +23,12 @@ from torch.overrides import TorchFunctionMode
 
 from engine.objectives import frozen
 from losses.features import get_backbone
+from losses.perceptual import PERCEPTUAL
 from models.backbones import heavy_layers
 from models.discriminator import Discriminator
 from models.generator import Generator
 
 GIB = 2**30
-PERCEPTUAL_BYTES = {
-    ("lpips", "vgg16"): 2439,
-    ("ea_lpips", "vgg16"): 4926,
-    ("dists", "vgg16"): 2694,
-    ("ea_dists", "vgg16"): 5437,
-    ("lpips", "squeezenet1_1"): 366,
-    ("ea_lpips", "squeezenet1_1"): 780,
-    ("dists", "squeezenet1_1"): 476,
-    ("ea_dists", "squeezenet1_1"): 1001,
-}
-"""Bytes that each perceptual loss keeps per pixel of SR, float32, measured in the same way on a CPU; mse keeps next to nothing."""
 
 
 class FusedAttention(torch.autograd.Function):
@@ -237,7 +227,8 @@ def estimate_memory(
 
 def with_perceptual(memory: Memory, type: str, backbone: str, *, batch: int, gt_size: int) -> Memory:
     """Adds the perceptual loss; type and backbone as for `build_perceptual`."""
-    if type == "mse":
+    recipe = PERCEPTUAL[type]
+    if recipe is None:
         return memory
     weights = sum(p.nbytes for p in get_backbone(backbone).build_layers().parameters())
-    return replace(memory, frozen=memory.frozen + weights, perceptual=PERCEPTUAL_BYTES[type, backbone] * batch * gt_size**2)
+    return replace(memory, frozen=memory.frozen + weights, perceptual=recipe.bytes_per_pixel[backbone] * batch * gt_size**2)

@@ -31,50 +31,78 @@ def sample_seed(seed: int, index: int, tag: int) -> int:
     return int(np.random.SeedSequence([seed, index, tag]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def draw(noising: NoiseAware, seed: int, indices: Sequence[int], tag: int, z: Tensor, noise_tag: int | None = None) -> Draw:
-    """Timesteps and noise for latents shaped like z, one independent stream per sample.
+@dataclass(frozen=True)
+class Draws:
+    """The noise of one batch, for each of its three uses in an iteration."""
 
-    noise_tag: where the noise shall be that of another purpose (real and fake under the same noise).
+    generator_step: Draw
+    real: Draw
+    fake: Draw
+
+
+def draw(
+    noising: NoiseAware,
+    seed: int,
+    indices: Sequence[int],
+    shape: Sequence[int],
+    device: torch.device,
+    *,
+    share_timesteps: bool = True,
+    share_noise: bool = True,
+) -> Draws:
+    """Timesteps and noise for latents of `shape` (C, h, w), one independent stream per sample and use.
+
+    Drawn on the CPU, so that every device sees the same, and sent at once from pinned memory, so that nobody waits for it.
+
+    Args:
+        share_timesteps, share_noise: real and generated latents see the same ones.
     """
-    timesteps = [noising.draw_timestep(torch.Generator().manual_seed(sample_seed(seed, i, tag))) for i in indices]
-    noise_tag = tag if noise_tag is None else noise_tag
-    generators = [torch.Generator().manual_seed(sample_seed(seed, i, 16 + noise_tag)) for i in indices]
-    noise = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in generators])
-    return Draw(torch.tensor(timesteps, device=z.device), noise.to(z.device))
+    timestep_tags = (GENERATOR_STEP, REAL, REAL if share_timesteps else FAKE)
+    noise_tags = (GENERATOR_STEP, REAL, REAL if share_noise else FAKE)
+    pinned, tags = device.type == "cuda", sorted({*timestep_tags, *noise_tags})
+    timesteps = torch.empty(len(tags), len(indices), dtype=torch.int64, pin_memory=pinned)
+    noise = torch.empty(len(tags), len(indices), *shape, pin_memory=pinned)
+    for row, tag in enumerate(tags):
+        for column, index in enumerate(indices):
+            timesteps[row, column] = noising.draw_timestep(torch.Generator().manual_seed(sample_seed(seed, index, tag)))
+            noise[row, column].normal_(generator=torch.Generator().manual_seed(sample_seed(seed, index, 16 + tag)))
+    timesteps, noise = timesteps.to(device, non_blocking=True), noise.to(device, non_blocking=True)
+    return Draws(*(Draw(timesteps[tags.index(t)], noise[tags.index(n)]) for t, n in zip(timestep_tags, noise_tags, strict=True)))
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """No parameter of the module receives a gradient inside; afterwards each is as it was."""
-    before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        for parameter, _ in before:
+        for parameter in trained:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter, requires_grad in before:
-            parameter.requires_grad_(requires_grad)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def generator_objective(
     discriminator: nn.Module, noising: NoiseAware, z_hat: Tensor, seen: Draw, alphas_cumprod: Tensor
-) -> tuple[Tensor, Tensor]:
-    """L_G of Eq. 2 on generated latents; the discriminator must be `frozen`.
+) -> tuple[Tensor, list[Tensor]]:
+    """L_G of Eq. 2 on generated latents; the discriminator must be `frozen`. Where it judges at several depths, their mean.
 
     Returns:
-        The loss, and the logits (N, h', w') it was computed from.
+        The loss, and the logits (N, h', w') of each depth that it was computed from.
     """
     fake_logits = discriminator(noising.show(z_hat, seen.timesteps, seen.noise, alphas_cumprod), seen.timesteps)
-    return generator_adversarial_loss(fake_logits), fake_logits.detach()
+    losses = [generator_adversarial_loss(logits) for logits in fake_logits]
+    return torch.stack(losses).mean(), [logits.detach() for logits in fake_logits]
 
 
 def discriminator_objective(
     discriminator: nn.Module, noising: NoiseAware, z_hr: Tensor, z_hat: Tensor, real: Draw, fake: Draw, alphas_cumprod: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """L_D of Eq. 3 on real and generated latents, in one forward pass.
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """L_D of Eq. 3 on real and generated latents, in one forward pass. Where it judges at several depths, their mean.
 
     Returns:
-        The loss, real_logits and fake_logits (N, h', w') each.
+        The loss, real_logits and fake_logits, (N, h', w') for each depth.
     """
     shown = torch.cat(
         [
@@ -82,5 +110,7 @@ def discriminator_objective(
             noising.show(z_hat.detach(), fake.timesteps, fake.noise, alphas_cumprod),
         ]
     )
-    real_logits, fake_logits = discriminator(shown, torch.cat([real.timesteps, fake.timesteps])).chunk(2)
-    return discriminator_loss(real_logits, fake_logits), real_logits.detach(), fake_logits.detach()
+    votes = [logits.chunk(2) for logits in discriminator(shown, torch.cat([real.timesteps, fake.timesteps]))]
+    losses = [discriminator_loss(*of_depth) for of_depth in votes]
+    real_logits, fake_logits = ([logits.detach() for logits in of_side] for of_side in zip(*votes, strict=True))
+    return torch.stack(losses).mean(), real_logits, fake_logits

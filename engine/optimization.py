@@ -35,6 +35,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
+def load_moments(optimizer: torch.optim.Optimizer, moments: dict) -> None:
+    """Puts the saved `state` of an AdamW into one that was just built; weight decay, betas, eps and learning rate stay its own.
+
+    Each moment gets the memory layout of its parameter: fused kernels walk through both side by side and take the same layout for granted,
+    but a saved moment may have another, that of a sharded network for one.
+    """
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    for parameter, state in optimizer.state.items():
+        for name, moment in state.items():
+            if moment.shape == parameter.shape and moment.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
+
+
 class MovingAverage:
     """Exponential moving average of named parameters, in float32; `decay` grows from 0.1 so that the start is soon forgotten."""
 
@@ -64,18 +77,22 @@ class MovingAverage:
                     parameter.copy_(own[name])
 
 
-def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float | None) -> tuple[float, bool]:
-    """One optimizer step on the gradients at hand, clipped; they are cleared afterwards. A step with a NaN or inf is not taken.
-
-    Returns:
-        The gradient's norm before clipping, and whether the step was taken.
-    """
+def clip_gradients(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float | None) -> Tensor:
+    """Clips the gradients at hand. Returns their norm before, a scalar on their device: nothing waits for it here."""
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, math.inf if grad_clip is None else grad_clip).item()  # a CPU-GPU synchronisation
+    return nn.utils.clip_grad_norm_(parameters, math.inf if grad_clip is None else grad_clip)
+
+
+def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, norm: float) -> bool:
+    """One optimizer step on clipped gradients of that norm; they are cleared afterwards. With a NaN or inf the step is not taken.
+
+    Returns:
+        Whether it was taken.
+    """
     finite = math.isfinite(norm)
     if finite:
         scaler.step(optimizer)
     scaler.update()  # fp16: lowers the loss scale where `unscale_` met an inf
     optimizer.zero_grad(set_to_none=True)
-    return norm, finite
+    return finite

@@ -1,13 +1,14 @@
 """The folder of a trained generator: experiments/NAME/models/NAME_ITER, and what `load_generator` and diffusers read back."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from engine.checkpoint import write_folder
+from engine.checkpoint import TEMPORARY, write_folder
 from models.generator import CONFIG_FILE, Generator, full_state, save_generator_tensors
 from models.lora import LORA_FILE, lora_parameters, save_lora
 
@@ -27,6 +28,14 @@ def save_release(folder: Path, generator: Generator, config: dict[str, Any], dty
         (temporary / CONFIG_FILE).write_text(json.dumps({"code_version": CODE_VERSION, **config}, indent=2) + "\n")
 
     write_folder(Path(folder), write)
+
+
+def note_metrics(folder: Path, metrics: dict[str, float]) -> None:
+    """Puts the scores of a validation into the config.json of a release that is there already; whole or not at all."""
+    file = folder / CONFIG_FILE
+    temporary = file.with_name(CONFIG_FILE + TEMPORARY)
+    temporary.write_text(json.dumps(json.loads(file.read_text()) | {"metrics": metrics}, indent=2) + "\n")
+    os.replace(temporary, file)
 
 
 def parameter_summary(module: nn.Module) -> str:

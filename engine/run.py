@@ -1,6 +1,6 @@
 """A training run as one object: what changes while it goes on, how it is saved, and how it goes on after a stop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from engine.balance import AdversarialBalance
 from engine.checkpoint import copy_tensors, prune, read_optimizer, read_tensors, read_values, save_state
 from engine.health import not_finite
-from engine.optimization import MovingAverage, update
-from engine.release import save_release
+from engine.optimization import MovingAverage, clip_gradients, load_moments, update
+from engine.release import note_metrics, save_release
 from models.discriminator import Discriminator
 from models.generator import Generator
 from models.noising import NoiseAware
@@ -24,8 +25,7 @@ NAMED = 3
 class Run:
     """Both players ("g", and "d" where there is a discriminator), their optimizers and the moving average.
 
-    `release` is what every released config.json says of the run; `iteration` counts finished iterations, `validated` is the one that
-    `metrics` belong to, and `best` the best of them so far, {"metric": "SET/METRIC", "value": ..., "iteration": ...} or still empty.
+    `release` is what every released config.json says of the run; `iteration` counts finished iterations.
     """
 
     name: str
@@ -35,50 +35,42 @@ class Run:
     optimizers: dict[str, torch.optim.Optimizer]
     scalers: dict[str, torch.amp.GradScaler]
     average: MovingAverage | None
+    balance: AdversarialBalance
     release: dict[str, Any]
     iteration: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: dict[str, int] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    validated: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
 
     def trained(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         """What training changes, by player and name."""
         players = {"g": self.generator, "d": self.discriminator}
         return {player: network.trainable() for player, network in players.items() if network is not None}
 
-    def step(self, player: str, grad_clip: float | None) -> float:
-        """Updates "g" or "d" on the gradients at hand, and clears them; with a NaN or an inf among them the step is not taken, but counted.
+    def step(self, players: Sequence[str], grad_clip: float | None) -> dict[str, float]:
+        """Updates "g", "d" or both on the gradients at hand, and clears them; with a NaN or an inf among them a step is only counted.
+
+        The one place of an iteration where the device is waited for.
 
         Returns:
-            The gradient's norm before clipping.
+            The norm of each player's gradient before clipping.
 
         Raises:
             ValueError: that many in a row were not finite; it names the tensors.
         """
-        in_a_row = self.skipped_in_a_row.get(player, 0)
-        broken = not_finite(self.trained()[player]) if in_a_row == PATIENCE - 1 else []  # only then is it worth looking at every tensor
-        norm, taken = update(self.optimizers[player], self.scalers[player], grad_clip)
-        self.skipped_steps += not taken
-        self.skipped_in_a_row[player] = 0 if taken else in_a_row + 1
-        if self.skipped_in_a_row[player] == PATIENCE:
-            named = f"in {', '.join(broken[:NAMED])}" + (f" and {len(broken) - NAMED} more tensors" if len(broken) > NAMED else "")
-            raise ValueError(
-                f"{PATIENCE} steps in a row without a finite gradient in network_{player}, at iteration {self.iteration}: NaN or inf "
-                f"{named if broken else 'in the norm only'}. Lower train.optim_{player}.lr, or set train.precision: fp32"
-            )
-        return norm
-
-    def note_best(self, metric: str, lower_better: bool) -> bool:
-        """Whether the last validation is the best so far by `metric` ("SET/METRIC"), and from now on the one to beat."""
-        value = self.metrics[metric]
-        if self.best.get("metric") == metric:
-            before = self.best["value"]
-            if not (value < before if lower_better else value > before):
-                return False
-        self.best = {"metric": metric, "value": value, "iteration": self.iteration}
-        return True
+        norms = torch.stack([clip_gradients(self.optimizers[player], self.scalers[player], grad_clip) for player in players]).tolist()
+        for player, norm in zip(players, norms, strict=True):
+            in_a_row = self.skipped_in_a_row.get(player, 0)
+            broken = not_finite(self.trained()[player]) if in_a_row == PATIENCE - 1 else []  # only then is it worth looking at every tensor
+            taken = update(self.optimizers[player], self.scalers[player], norm)
+            self.skipped_steps += not taken
+            self.skipped_in_a_row[player] = 0 if taken else in_a_row + 1
+            if self.skipped_in_a_row[player] == PATIENCE:
+                named = f"in {', '.join(broken[:NAMED])}" + (f" and {len(broken) - NAMED} more tensors" if len(broken) > NAMED else "")
+                raise ValueError(
+                    f"{PATIENCE} steps in a row without a finite gradient in network_{player}, at iteration {self.iteration}: NaN or inf "
+                    f"{named if broken else 'in the norm only'}. Lower train.optim_{player}.lr, or set train.precision: fp32"
+                )
+        return dict(zip(players, norms, strict=True))
 
     @contextmanager
     def averaged(self) -> Iterator[Generator]:
@@ -89,13 +81,11 @@ class Run:
 
 def save_run(run: Run, folder: Path, keep_last: int) -> None:
     """Writes models/NAME_ITER (and NAME_ITER_ema) for people, and training_states/ITER to resume from."""
-    models = folder / "models"
-    save_release(models / f"{run.name}_{run.iteration}", run.generator, {**_facts(run), "ema": False})
-    if run.average is not None:
-        with run.averaged() as generator:
-            save_release(models / f"{run.name}_{run.iteration}_ema", generator, {**_facts(run), "ema": True})
+    for release, ema in _releases(run, folder):
+        with run.averaged() if ema else nullcontext():
+            save_release(release, run.generator, {**_facts(run), "ema": ema, "metrics": {}})
     for suffix in ("", "_ema"):
-        prune(released(models, run.name, suffix, run.iteration), keep_last)
+        prune(released(folder / "models", run.name, suffix, run.iteration), keep_last)
 
     tensors = {"generator": run.generator.trainable()}
     if run.discriminator is not None:
@@ -104,10 +94,8 @@ def save_run(run: Run, folder: Path, keep_last: int) -> None:
         tensors["average"] = run.average.averages
     values = {
         "skipped_steps": run.skipped_steps,
-        "metrics": run.metrics,
-        "validated": run.validated,
-        "best": run.best,
         "release": run.release,
+        "balance": run.balance.state_dict(),
         "noising": run.noising.state_dict() if run.noising is not None else {},
         "noising_kind": type(run.noising).__name__,
         "scalers": {player: scaler.state_dict() for player, scaler in run.scalers.items()},
@@ -116,15 +104,28 @@ def save_run(run: Run, folder: Path, keep_last: int) -> None:
     save_state(folder / "training_states", run.iteration, tensors, optimizers, values, keep_last)
 
 
-def save_best(run: Run, folder: Path) -> None:
+def save_metrics(run: Run, folder: Path, metrics: dict[str, float]) -> None:
+    """Writes the scores of a validation into the releases of this iteration, where there are any."""
+    for release, _ in _releases(run, folder):
+        if release.is_dir():
+            note_metrics(release, metrics)
+
+
+def save_best(run: Run, folder: Path, metrics: dict[str, float], best: str) -> None:
     """Writes models/NAME_best: the generator as it was validated, that is with its averaged weights where an average is kept."""
-    facts = {**_facts(run), "ema": run.average is not None, "best": run.best["metric"]}
+    facts = {**_facts(run), "ema": run.average is not None, "best": best, "metrics": metrics}
     with run.averaged() as generator:
         save_release(folder / "models" / f"{run.name}_best", generator, facts)
 
 
+def _releases(run: Run, folder: Path) -> list[tuple[Path, bool]]:
+    """The released folders of this iteration, and whether each holds the averaged weights."""
+    place = folder / "models" / f"{run.name}_{run.iteration}"
+    return [(place, False)] + ([(place.with_name(f"{place.name}_ema"), True)] if run.average is not None else [])
+
+
 def _facts(run: Run) -> dict[str, Any]:
-    return {"name": run.name, "iteration": run.iteration, **run.release, "metrics": run.metrics}
+    return {"name": run.name, "iteration": run.iteration, **run.release}
 
 
 def released(models: Path, name: str, suffix: str, until: int) -> list[Path]:
@@ -149,11 +150,9 @@ def resume_run(run: Run, state: Path) -> None:
     if run.average is not None:
         copy_tensors(run.average.averages, read_tensors(state, "average"), "moving average")
     for player, optimizer in run.optimizers.items():
-        # Its moments only: weight decay, betas and eps are what the options say now, as the learning rate is.
-        moments = read_optimizer(state, f"optimizer_{player}")["state"]
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    run.iteration, run.skipped_steps, run.metrics = values["iteration"], values["skipped_steps"], values["metrics"]
-    run.validated, run.best = values.get("validated", run.iteration), values.get("best", {})  # older states lack them
+        load_moments(optimizer, read_optimizer(state, f"optimizer_{player}")["state"])
+    run.iteration, run.skipped_steps = values["iteration"], values["skipped_steps"]
+    run.balance.load_state_dict(values["balance"])
     if run.noising is not None:
         kind = type(run.noising).__name__
         if values["noising_kind"] != kind:

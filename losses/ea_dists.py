@@ -15,7 +15,7 @@ class EdgeAware(nn.Module):
     Pictures and edges go through the trunk as one batch of 2N. See `sobel` for mode and eps, and their ValueErrors.
     """
 
-    def __init__(self, distance: DISTS | LPIPS | UniformLPIPS, *, sobel_mode: str = "channel", sobel_eps: float = 1e-12) -> None:
+    def __init__(self, distance: DISTS | LPIPS | UniformLPIPS, *, sobel_mode: str = "grey", sobel_eps: float = 1e-6) -> None:
         super().__init__()
         self.distance = distance
         self.sobel_mode = sobel_mode

@@ -61,10 +61,12 @@ def _autocorrelation(fine: Tensor, down: int, right: int) -> Tensor:
 
 def _fine(images: Tensor) -> Tensor:
     """What a 5 x 5 binomial blur takes away."""
-    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
-    channels = images.shape[1]
-    kernel = taps.outer(taps).expand(channels, 1, 5, 5)
-    return images - F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
+    blurred = F.pad(images, (2, 2, 2, 2), mode="reflect")
+    for dim in (-1, -2):  # as sums of shifted pictures: a kernel would have to be sent to the device in every step
+        size = blurred.shape[dim] - 4
+        shifted = [blurred.narrow(dim, start, size) for start in range(5)]
+        blurred = (shifted[0] + shifted[4] + 4 * (shifted[1] + shifted[3]) + 6 * shifted[2]) / 16
+    return images - blurred
 
 
 def _detail(images: Tensor) -> Tensor:

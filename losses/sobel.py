@@ -27,13 +27,14 @@ def sobel_gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return gradient_x, gradient_y
 
 
-def sobel(images: Tensor, *, mode: str = "channel", eps: float = 1e-12) -> Tensor:
+def sobel(images: Tensor, *, mode: str = "grey", eps: float = 1e-6) -> Tensor:
     """Edge magnitude S(x) = sqrt((G_x * x)^2 + (G_y * x)^2) (Eq. 7).
 
     images: (N, 3, H, W) RGB in [0, 1]. Returns float32 (N, 3, H, W); values reach about 4.5 and are not rescaled, as in the paper.
-    mode: "channel" takes the magnitude of each colour; "grey" of the BT.601 luma, repeated to 3 channels (the paper says neither).
-    eps: added under the root, in squared intensity. Without it the gradient is NaN wherever the picture is flat; 1e-12 moves
-    a DISTS score by less than 2e-6.
+    mode: "grey" takes the magnitude of the BT.601 luma, repeated to 3 channels, as the same lab's public code does; "channel" that of each
+    colour (the paper says neither). Grey is the calmer one: rounding a picture to bfloat16 turns its gradient less.
+    eps: added under the root, in squared intensity. Without it the gradient is NaN wherever the picture is flat; 1e-6, that code's number,
+    moves a DISTS of edges by less than 1 %.
     Raises ValueError for an unknown mode or eps <= 0. Float32 also under autocast, which leaves these operations alone.
     """
     if mode not in SOBEL_MODES:
@@ -42,8 +43,7 @@ def sobel(images: Tensor, *, mode: str = "channel", eps: float = 1e-12) -> Tenso
         raise ValueError(f"sobel_eps: {eps!r} must be > 0, or flat regions have no gradient (NaN)")
     images = images.float()
     if mode == "grey":
-        weights = images.new_tensor(LUMA_BT601)[:, None, None]
-        images = (images * weights).sum(1, keepdim=True)
+        images = sum(weight * images[:, index : index + 1] for index, weight in enumerate(LUMA_BT601))
     gradient_x, gradient_y = sobel_gradients(images)
     magnitude = (gradient_x.square() + gradient_y.square() + eps).sqrt()
     return magnitude.repeat(1, 3, 1, 1) if mode == "grey" else magnitude

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import diffusers.loaders  # noqa: F401  notes what could be loaded from where, for which it must see all packages: see `_out_of_sight`
 import torch
+import torch.nn.functional as F
 from diffusers.utils import import_utils
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from models.block_transform import BlockTransform
 from models.configs import SCHEDULE
 from models.diffusion import scaled_linear_alphas_cumprod
+from models.precision import without_autocast
 from models.pretrained_files import everything, place, read_config, read_weights
 from models.random_source import is_random, kind_and_seed, random_tensors
 
@@ -84,12 +86,13 @@ class Autoencoder(nn.Module):
         return 2 ** (len(levels) - 1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] -> z (N, C, H / factor, W / factor)."""
+        """(N, 3, H, W) in [-1, 1] -> z (N, C, H / factor, W / factor), float32 or finer."""
         if isinstance(self.model, BlockTransform):
             return self.model.encode(images)
         images = images.to(next(self.model.parameters()).dtype)
         if isinstance(self.model, AutoencoderTiny):
-            return self.model.encode(images).latents * self.model.config.scaling_factor
+            latents = self.model.encode(images).latents
+            return latents.to(torch.promote_types(latents.dtype, torch.float32)) * self.model.config.scaling_factor
         return self.latents(self.model.encoder(images))
 
     def decode(self, z: Tensor) -> Tensor:
@@ -99,9 +102,16 @@ class Autoencoder(nn.Module):
         return self.model.decoder(self.decoder_input(z))
 
     def latents(self, moments: Tensor) -> Tensor:
-        """What z is made of: an AutoencoderKL's encoder output (N, 2C, h, w) -> z, the mode (N, C, h, w)."""
-        if self.model.quant_conv is not None:
-            moments = self.model.quant_conv(moments)
+        """What z is made of: an AutoencoderKL's encoder output (N, 2C, h, w) -> z, the mode (N, C, h, w), float32 or finer.
+
+        Not in half precision even under autocast: generated latents come from Eq. 1 in float32, and a discriminator must not tell real ones
+        by their rounding.
+        """
+        dtype, quant_conv = torch.promote_types(moments.dtype, torch.float32), self.model.quant_conv
+        moments = moments.to(dtype)
+        if quant_conv is not None:
+            with without_autocast(moments):
+                moments = F.conv2d(moments, quant_conv.weight.to(dtype), quant_conv.bias.to(dtype))
         return moments.chunk(2, dim=1)[0] * self.model.config.scaling_factor
 
     def decoder_input(self, z: Tensor) -> Tensor:
@@ -287,24 +297,26 @@ def pooled_width(unet: UNet2DConditionModel) -> int:
 
 def trunk_features(
     trunk: UNet2DConditionModel, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor, added: dict[str, Tensor] | None
-) -> Tensor:
-    """Mid-block output of a UNet: (N, C, h, w) latents -> (N, mid channels, h / 2^k, w / 2^k) features.
+) -> list[Tensor]:
+    """Latents (N, C, h, w) -> features (N, channels, h / 2^k, w / 2^k) after every down block and, last, after the mid block.
 
     `added` holds SDXL's text_embeds (N, width) and time_ids (N, 6); None for the others.
     """
-    sample = z_t.to(trunk.conv_in.weight.dtype)
+    sample = z_t.to(prompt_embedding.dtype)
     temb = trunk.time_embedding(trunk.get_time_embed(sample=sample, timestep=timesteps))
     if added is not None:
         temb = temb + trunk.get_aug_embed(emb=temb, encoder_hidden_states=prompt_embedding, added_cond_kwargs=added)
-    sample = trunk.conv_in(sample)
+    sample = trunk.conv_in(sample.to(trunk.conv_in.weight.dtype)).to(prompt_embedding.dtype)  # its weights may train in float32
+    features = []
     for block in trunk.down_blocks:
         if getattr(block, "has_cross_attention", False):
             sample, _ = block(hidden_states=sample, temb=temb, encoder_hidden_states=prompt_embedding)
         else:
             sample, _ = block(hidden_states=sample, temb=temb)
+        features.append(sample)
     if getattr(trunk.mid_block, "has_cross_attention", False):
-        return trunk.mid_block(sample, temb, encoder_hidden_states=prompt_embedding)
-    return trunk.mid_block(sample, temb)
+        return [*features, trunk.mid_block(sample, temb, encoder_hidden_states=prompt_embedding)]
+    return [*features, trunk.mid_block(sample, temb)]
 
 
 def heavy_layers(unet: UNet2DConditionModel) -> list[nn.Module]:

@@ -14,14 +14,15 @@ from models.prompt import initial_prompt
 
 
 class Discriminator(nn.Module):
-    """UNet trunk (conv_in, embeddings, down blocks, mid block) and a per-position MLP to one realism logit.
+    """UNet trunk (conv_in, embeddings, down blocks, mid block) and, for each judged depth, a per-position MLP to one realism logit.
 
     Args:
         trunk: a UNet cut after its mid block.
         prompt_embedding: (tokens, width), learnable.
         pooled_embedding: (width,) learnable, SDXL's pooled text condition; None for the others.
         image_size: side of the training crops in pixels, SDXL's size condition.
-        head_channels: hidden width of the MLP.
+        features: "mid" judges the mid block's output, as in the paper; "multi" that of every down block as well.
+        head_channels: hidden width of the MLPs.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Discriminator(nn.Module):
         prompt_embedding: Tensor,
         pooled_embedding: Tensor | None,
         image_size: int,
+        features: str,
         head_channels: int,
         seed: int = 0,
     ):
@@ -39,9 +41,11 @@ class Discriminator(nn.Module):
         self.pooled_embedding = None if pooled_embedding is None else nn.Parameter(pooled_embedding)
         time_ids = torch.tensor([image_size, image_size, 0, 0, image_size, image_size], dtype=torch.float32)
         self.register_buffer("time_ids", time_ids, persistent=False)
-        self.head = realism_head(trunk.config.block_out_channels[-1], head_channels, seed)
+        widths = trunk.config.block_out_channels
+        judged = (*widths, widths[-1]) if features == "multi" else widths[-1:]
+        self.heads = nn.ModuleList(realism_head(width, head_channels, seed + number) for number, width in enumerate(judged))
 
-    def forward(self, z_t: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(self, z_t: Tensor, timesteps: Tensor) -> list[Tensor]:
         """Votes on latents.
 
         Args:
@@ -50,13 +54,19 @@ class Discriminator(nn.Module):
             timesteps: (N,) integers.
 
         Returns:
-            realism_logits (N, h / 2^k, w / 2^k) float32, positive for "real".
+            realism_logits of each judged depth, from the first down block to the mid block: (N, h / 2^k, w / 2^k) float32, positive for
+            "real".
         """
-        dtype = self.trunk.conv_in.weight.dtype
+        judged = self.features(z_t, timesteps)[-len(self.heads) :]
+        with without_autocast(z_t):
+            # No views: FSDP, which hooks onto them, asks for that.
+            return [torch.squeeze_copy(head(of_depth.float()), 1) for head, of_depth in zip(self.heads, judged, strict=True)]
+
+    def features(self, z_t: Tensor, timesteps: Tensor) -> list[Tensor]:
+        """What the trunk makes of latents (see `forward`): (N, channels, h / 2^k, w / 2^k) after every down block and the mid block."""
+        dtype = self.trunk.time_embedding.linear_1.weight.dtype  # not conv_in's, which may train in float32
         prompt = self.prompt_embedding.to(dtype).expand(len(z_t), -1, -1)
-        features = trunk_features(self.trunk, z_t, timesteps, prompt, self._added_condition(len(z_t), dtype))
-        with without_autocast(features):
-            return torch.squeeze_copy(self.head(features.float()), 1)  # no view: FSDP, which hooks onto it, asks for that
+        return trunk_features(self.trunk, z_t, timesteps, prompt, self._added_condition(len(z_t), dtype))
 
     def _added_condition(self, count: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
         if self.pooled_embedding is None:
@@ -64,7 +74,7 @@ class Discriminator(nn.Module):
         return {"text_embeds": self.pooled_embedding.to(dtype).expand(count, -1), "time_ids": self.time_ids.expand(count, -1)}
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What training changes, by name: adapters, embeddings and head."""
+        """What training changes, by name: adapters or the whole trunk, embeddings and heads."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
 
@@ -75,10 +85,25 @@ def realism_head(channels: int, hidden: int, seed: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, 1, 1))
 
 
+def prepare_trunk(trunk: nn.Module, *, train: str, train_conv_in: bool, rank: int, alpha: int, targets: tuple[str, ...], seed: int) -> None:
+    """Decides what of a frozen trunk trains: adapters ("lora"), perhaps conv_in beside them, or all of it ("full"), always in float32."""
+    if train == "full":
+        trunk.requires_grad_(True)
+        return
+    add_lora(trunk, rank, alpha, targets, seed)
+    if train_conv_in:
+        for parameter in trunk.conv_in.parameters():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+
+
 def build_discriminator(
     source: str,
     *,
     revision: str | None = None,
+    train: str = "lora",
+    train_conv_in: bool = False,
+    features: str = "mid",
     rank: int = 16,
     alpha: int = 16,
     targets: tuple[str, ...] = LORA_TARGETS,
@@ -93,11 +118,14 @@ def build_discriminator(
     """A discriminator ready to be trained from a base model, `source` a folder or a hub id.
 
     Args:
+        train: "lora" trains adapters of `rank`, "full" every weight of the trunk.
+        train_conv_in: train the first convolution beside the adapters.
+        features: see `Discriminator`.
         prompt_init: "zeros" is SDXL's own null condition; for SD 2.1 zeros are unseen, so "normal" N(0, prompt_std^2).
         dtype: of the frozen weights. What is trained is always float32.
     """
-    trunk = load_trunk(source, revision, dtype)
-    add_lora(trunk, rank, alpha, targets, seed)
+    trunk = load_trunk(source, revision, torch.float32 if train == "full" else dtype)
+    prepare_trunk(trunk, train=train, train_conv_in=train_conv_in, rank=rank, alpha=alpha, targets=targets, seed=seed)
     prompt = initial_prompt(prompt_tokens, trunk.config.cross_attention_dim, prompt_init, prompt_std, seed)
     pooled = torch.zeros(pooled_width(trunk)) if needs_pooled_condition(trunk) else None
-    return Discriminator(trunk, prompt, pooled, image_size, head_channels, seed)
+    return Discriminator(trunk, prompt, pooled, image_size, features, head_channels, seed)

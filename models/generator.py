@@ -65,6 +65,7 @@ class Generator(nn.Module):
         self.prompt_embedding = nn.Parameter(prompt_embedding)
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
         self.timestep = timestep
+        self.register_buffer("timesteps", torch.tensor([timestep], device=alphas_cumprod.device), persistent=False)
         self.scale = scale
         self._in_float32: list[Generator] = []  # in a list, so that it is no submodule
 
@@ -88,7 +89,8 @@ class Generator(nn.Module):
             self._in_float32.append(copied)
         return self._in_float32[0]
 
-    def upsample(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    @staticmethod
+    def upsample(lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Bicubic (a = -0.75, no antialiasing) to `size` = (H, W), clamped to [-1, 1]."""
         return F.interpolate(lr.float(), size=size, mode="bicubic", align_corners=False).clamp(-1.0, 1.0)
 
@@ -100,9 +102,8 @@ class Generator(nn.Module):
     def denoise(self, z_lr: Tensor) -> Tensor:
         """z_hat of Eq. 1: latents (N, C, h, w) -> (N, C, h, w), float32."""
         prompt = self.prompt_embedding.to(self.unet.conv_in.weight.dtype).expand(len(z_lr), -1, -1)
-        timesteps = torch.full((len(z_lr),), self.timestep, device=z_lr.device)
-        noise_pred = predict_noise(self.unet, z_lr, timesteps, prompt)
-        return predict_z0(z_lr, noise_pred, self.timestep, self.alphas_cumprod)
+        noise_pred = predict_noise(self.unet, z_lr, self.timesteps.expand(len(z_lr)), prompt)
+        return predict_z0(z_lr, noise_pred, self.timesteps, self.alphas_cumprod)
 
     def forward(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """Restores LR pictures.

@@ -58,6 +58,17 @@ def lora_parameters(unet: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in unet.named_parameters() if ".lora_A." in name or ".lora_B." in name]
 
 
+def cast_inputs(unet: nn.Module, wanted: bool) -> None:
+    """Whether the adapters bring their inputs to float32 themselves, as peft does unless told otherwise.
+
+    Under autocast they need not, and it is the same to the bit: the products are in half precision all the same, and two conversions for
+    every adapter are saved. Without autocast they must, or half-precision inputs meet float32 weights.
+    """
+    for module in unet.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = wanted
+
+
 def lora_state(unet: nn.Module) -> dict[str, Tensor]:
     """The adapters' weights under peft's own names, as diffusers reads them back.
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from models.backbones import SharedAutoencoder, meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
 from models.configs import KNOWN, known_model
-from models.discriminator import Discriminator
+from models.discriminator import Discriminator, prepare_trunk
 from models.generator import CONFIG_FILE, GENERATOR_FILE, Generator, base_of, read_generator_config
 from models.lora import LORA_TARGETS, add_lora
 from models.pretrained_files import WEIGHTS_NAMES, is_local, said_of
@@ -50,6 +50,9 @@ class DiscriminatorPlan:
 
     source: str
     revision: str | None = None
+    train: str = "lora"
+    train_conv_in: bool = False
+    features: str = "mid"
     rank: int = 16
     alpha: int = 16
     targets: tuple[str, ...] = LORA_TARGETS
@@ -166,10 +169,12 @@ def meta_discriminator(plan: DiscriminatorPlan, *, dtype: torch.dtype = torch.fl
     Raises:
         UnknownSizesError: see `find_config`.
     """
-    trunk = meta_trunk(find_config(plan.source, "unet", plan.revision)[0], dtype)
+    config, whole = find_config(plan.source, "unet", plan.revision)[0], plan.train == "full"
+    trunk = meta_trunk(config, torch.float32 if whole else dtype)
     if adapted:
-        add_lora(trunk, plan.rank, plan.alpha, plan.targets)
+        sizes = {"rank": plan.rank, "alpha": plan.alpha, "targets": plan.targets}
+        prepare_trunk(trunk, train=plan.train, train_conv_in=plan.train_conv_in, **sizes, seed=0)
     with torch.device("meta"):
         prompt = torch.empty(plan.prompt_tokens, trunk.config.cross_attention_dim)
         pooled = torch.empty(pooled_width(trunk)) if needs_pooled_condition(trunk) else None
-        return Discriminator(trunk, prompt, pooled, image_size=512, head_channels=plan.head_channels)
+        return Discriminator(trunk, prompt, pooled, image_size=512, features=plan.features, head_channels=plan.head_channels)

@@ -44,6 +44,10 @@ class ValOptions:
 
     val_freq: int = 5000
     """Iterations between validations; one more follows at the end of the run."""
+    early: tuple[int, ...] = (0, 500)
+    """Iterations at which a few pictures are validated besides; 0 shows what the base does."""
+    early_pictures: int = 4
+    """How many of each set then; 0 = none."""
     save_img: bool = True
     """Save the restored pictures of each validation."""
     tile: int = 0
@@ -57,6 +61,8 @@ class ValOptions:
 
     def __post_init__(self) -> None:
         check(self.val_freq >= 1, f"val_freq must be at least 1, got {self.val_freq}")
+        check(all(iteration >= 0 for iteration in self.early), f"early must not hold negative iterations, got {list(self.early)}")
+        check(self.early_pictures >= 0, f"early_pictures must not be negative, got {self.early_pictures}")
         check(self.tile >= 0, f"tile must not be negative, got {self.tile}")
 
 
@@ -68,6 +74,8 @@ class LoggerOptions:
     """Iterations between log lines."""
     save_checkpoint_freq: int = 5000
     """Iterations between checkpoints; one more is saved at the end of the run."""
+    first_checkpoint: int = 500
+    """Iteration of one more checkpoint, so that an early fault costs little; 0 = none."""
     keep_last: int = 3
     """How many of the newest checkpoints stay on disk."""
     use_tb_logger: bool = True
@@ -76,6 +84,7 @@ class LoggerOptions:
     def __post_init__(self) -> None:
         for name in ("print_freq", "save_checkpoint_freq", "keep_last"):
             check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self.first_checkpoint >= 0, f"first_checkpoint must not be negative, got {self.first_checkpoint}")
 
 
 @dataclass(frozen=True, kw_only=True)

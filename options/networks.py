@@ -92,8 +92,14 @@ class DiscriminatorOptions:
     """Diffusers folder or hub id whose UNet it starts from, or random:KIND; needed unless type is none."""
     revision: str | None = None
     """Commit, tag or branch of a hub id; null = its main branch."""
+    train: Literal["lora", "full"] = "lora"
+    """lora = adapters on the UNet, as in the paper; full = every weight that is kept of it, for small bases."""
     lora: LoraOptions = field(default_factory=LoraOptions)
-    """The UNet's adapters."""
+    """The UNet's adapters; without effect when train is full."""
+    train_conv_in: bool = False
+    """Train the UNet's first convolution beside the adapters (OSCAR, AdcSR): for latents of another base, such as SD 2.1's in SDXL."""
+    features: Literal["mid", "multi"] = "mid"
+    """What is judged: the mid block's output (paper), or that of every down block as well, each by a head of its own."""
     head_channels: int = 320
     """Hidden width of the per-position MLP that ends in one realism logit."""
     prompt_tokens: int = 77
@@ -123,6 +129,12 @@ class DiscriminatorOptions:
         check_timestep("timestep_max", self.timestep_max)
         low, high = self.timestep_min, self.timestep_max
         check(low <= high, f"timestep_max must not be below timestep_min {low}, got {high}")
+        if self.type in ("vanilla", "diffusion_gan"):
+            for name, value, default in (("timestep_min", low, 0), ("timestep_max", high, NUM_TIMESTEPS - 1)):
+                check(value == default, f"{name}: expected {default} with type {self.type}, which has timesteps of its own, got {value}")
+        whole = self.train == "full"
+        check(not (whole and self.shard), "shard: expected false with train: full, since only frozen weights can be spread")
+        check(not (whole and self.train_conv_in), "train_conv_in: expected false with train: full, which trains it anyway")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +195,9 @@ class PerceptualOptions:
     """torchvision = its download; a .pth or .safetensors file; or random (seeded), for tests."""
     dists_weights: str | None = None
     """File with DISTS' alpha and beta, which belong to vgg16, or uniform for equal weights; null with squeezenet1_1 and for other types."""
-    sobel_mode: Literal["channel", "grey"] = "channel"
+    sobel_mode: Literal["channel", "grey"] = "grey"
     """Edges of Eq. 6 and 7 for each colour channel, or of the grey image."""
-    sobel_eps: float = 1e-12
+    sobel_eps: float = 1e-6
     """Added under the square root of Eq. 7, so that flat places have a gradient."""
 
     shift: int = 0
@@ -224,8 +236,10 @@ class TrainingOptions:
     """The discriminator's optimizer."""
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     """The learning rates over the run."""
-    adversarial_weight: float
-    """lambda_1 of Sec. 3.4; without effect when network_d.type is none."""
+    adversarial_weight: float | None = None
+    """lambda_1 of Sec. 3.4 as a number; null where adversarial_ratio is given. Without effect when network_d.type is none."""
+    adversarial_ratio: float | None = None
+    """lambda_1 as a share: the weight with which the adversarial gradient at z_hat is so many times as long as the spatial one."""
     mse_weight: float = 1.0
     """Weight of the MSE in Eq. 8, on images in [0, 1]; the paper's is 1."""
     perceptual: PerceptualOptions
@@ -234,8 +248,14 @@ class TrainingOptions:
     """Weight of a loss against fine patterns where HR is flat (`losses.pattern.flat_detail`); 0 as in the paper."""
     repetition_weight: float = 0.0
     """Of the loss against detail that repeats itself with the period of a block VAE (losses/pattern.py: repetition); 0 as in the paper."""
+    discriminator_start: int | None = None
+    """Iteration from which the discriminator trains; null = together with adversarial_start."""
     adversarial_start: int = 0
-    """Iteration from which the discriminator trains and the generator hears it."""
+    """Iteration from which the generator hears the discriminator."""
+    cudnn_benchmark: bool = True
+    """Let cuDNN try its algorithms at the start and take the fastest; which one may differ from run to run, and with it the last bits."""
+    tf32: bool = True
+    """Products that are computed in float32 (losses, VGG16) take 10 bits of their factors on GPUs with TF32: several times as fast."""
     check_ranks: int = 1000
     """Iterations between checks that all processes hold the same weights, one more at the start; 0 = none."""
 
@@ -250,7 +270,19 @@ class TrainingOptions:
         check(len(set(places)) == len(places), f"gradient_checkpointing must not name a part twice, got {list(places)}")
         warmup = self.scheduler.warmup_iter
         check(warmup <= self.total_iter, f"scheduler.warmup_iter must not exceed total_iter {self.total_iter}, got {warmup}")
-        check(self.adversarial_weight >= 0, f"adversarial_weight must not be negative, got {self.adversarial_weight}")
+        weight, ratio = self.adversarial_weight, self.adversarial_ratio
+        one = (weight is None) != (ratio is None)
+        check(one, "adversarial_ratio: expected a number either here or in adversarial_weight, and null in the other")
+        for name, value in (("adversarial_weight", weight), ("adversarial_ratio", ratio)):
+            check(value is None or value >= 0, f"{name} must not be negative, got {value}")
         check(self.mse_weight >= 0, f"mse_weight must not be negative, got {self.mse_weight}")
         check(self.adversarial_start >= 0, f"adversarial_start must not be negative, got {self.adversarial_start}")
+        start, heard = self.discriminator_start, self.adversarial_start
+        fits = start is None or 0 <= start <= heard
+        check(fits, f"discriminator_start must be from 0 to adversarial_start {heard}, or null, got {start}")
         check(self.check_ranks >= 0, f"check_ranks must not be negative, got {self.check_ranks}")
+
+    @property
+    def discriminator_starts(self) -> int:
+        """Iteration from which the discriminator trains."""
+        return self.adversarial_start if self.discriminator_start is None else self.discriminator_start

@@ -26,7 +26,7 @@ OF_THE_JUDGE = ("network_d.revision", "network_d.prompt_init")
 UNTOUCHED = ("name", "path", "logger", "val", "num_gpu")
 """Sections that do not change what is trained."""
 
-ITERATIONS = ("train.adversarial_start", "train.scheduler.warmup_iter", "train.scheduler.milestones")
+ITERATIONS = ("train.discriminator_start", "train.adversarial_start", "train.scheduler.warmup_iter", "train.scheduler.milestones")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_base(path: str | Path, force_yml: Iterable[str], iterations: int | None
     if iterations is not None:
         for key in ITERATIONS:
             holder, name = _holder(section, key)
-            if holder is None or name not in holder or is_forced(section, key):
+            if holder is None or holder.get(name) is None or is_forced(section, key):
                 continue
             value, place = holder[name], holder.sources[name]
             scaled = [n * iterations // before for n in value] if isinstance(value, list) else value * iterations // before

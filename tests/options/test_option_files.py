@@ -1,10 +1,14 @@
 """The option files: every one loads and round-trips, train.yml holds the paper's numbers, an ablation is its base and one difference."""
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data.paired import pair_by_name
 from degradations.stage import Degradation
 from options import d3sr
 from options.schema import dump
@@ -121,6 +125,56 @@ def test_a_benchmark_is_the_small_models_test_on_one_set(file: str) -> None:
     assert found == {"name", "precision", "tile", f"datasets.test.{Path(file).stem}"} and options.precision == "fp32"
     (data,) = options.datasets.test.values()
     assert (data.dataroot_gt is None) == (Path(file).stem == "realset65"), "RealSet65 has no HR"
+
+
+PAIRED = {"realsr": "datasets/RealSR", "drealsr": "datasets/DRealSR"}
+
+
+def comment(file: str) -> str:
+    """The header of an option file, without the marks of comments."""
+    lines = (ROOT / file).read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
+
+
+def of_set(force_yml: list[str], stem: str) -> tuple[str, str | None]:
+    """LR and HR folder of a benchmark."""
+    data = d3sr.load_test_options(ROOT / f"options/benchmarks/{stem}.yml", force_yml).datasets.test[stem]
+    return data.dataroot_lq, data.dataroot_gt
+
+
+@pytest.mark.parametrize("stem", PAIRED)
+def test_a_benchmark_is_of_whole_pictures_and_its_header_leads_to_the_crops(stem: str) -> None:
+    assert of_set([], stem) == (f"{PAIRED[stem]}/LR", f"{PAIRED[stem]}/HR")
+    text = comment(f"options/benchmarks/{stem}.yml")
+    assert f"--hr {PAIRED[stem]}/HR --lr {PAIRED[stem]}/LR" in text, "what is restored is what is scored"
+    (assignments,) = re.findall(r"^  --force_yml (.*crop128.*)$", text, re.MULTILINE)
+    lq, gt = of_set(assignments.split(), stem)
+    assert lq.lower() == f"datasets/{stem}val_crop128/test_lr" and gt == lq.replace("test_LR", "test_HR")
+
+
+def test_training_validates_on_the_pictures_of_the_benchmark() -> None:
+    data = load("options/train.yml").datasets.val["realsr"]
+    assert (data.dataroot_lq, data.dataroot_gt) == of_set([], "realsr")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the lines are for bash")
+@pytest.mark.parametrize(
+    ("stem", "pairs"),
+    [
+        ("realsr", [tuple(f"RealSR(V3)/{camera}/Test/4/{camera}_1_{end}.png" for end in ("LR4", "HR")) for camera in ("Canon", "Nikon")]),
+        ("drealsr", [(f"Test_x4/test_LR/{name}_x1.png", f"Test_x4/test_HR/{name}_x4.png") for name in ("sony_160", "DSC_1454", "P 1")]),
+    ],
+)
+def test_the_lines_in_a_benchmark_s_header_make_its_folders(stem: str, pairs: list[tuple[str, str]], tmp_path: Path) -> None:
+    for number, pair in enumerate(pairs):
+        for side, file in zip(("LR", "HR"), pair, strict=True):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_text(f"{side} {number}", encoding="utf-8")
+    (lines,) = re.findall(r"^  mkdir .*?^  done$", comment(f"options/benchmarks/{stem}.yml"), re.MULTILINE | re.DOTALL)
+    subprocess.run(["bash", "-euc", lines], cwd=tmp_path, check=True)
+    made = pair_by_name(*(tmp_path / folder for folder in of_set([], stem)))
+    texts = [tuple(file.path.read_text(encoding="utf-8") for file in pair) for pair in made]
+    assert sorted(texts) == [(f"LR {number}", f"HR {number}") for number in range(len(pairs))]
 
 
 @pytest.mark.parametrize("file", BENCHMARKS)

@@ -10,7 +10,7 @@ def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]
     from engine.benchmark import interleaved, memory_of
     from options.d3sr import load_train_options
 
-    changes = ["train.perceptual.backbone_weights=random", "train.adversarial_start=0", f"device={device}"]
+    changes = ["train.perceptual.backbone_weights=random", "train.discriminator_start=0", "train.adversarial_start=0", f"device={device}"]
     options = load_train_options(file, changes)
     with distributed.start(options.device) as world:
         step = training_step(options, world)
@@ -23,33 +23,29 @@ def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]
     return {"columns": columns, "rows": [row], "note": f"{file}, {options.train.precision}; pictures ready in memory."}
 
 
-def training_step(options: Any, world: Any) -> Callable[[], None]:
-    """One iteration of train_d3sr.py without reading, logging and saving."""
-    import dataclasses
+def training_step(options: Any, world: Any) -> Callable[[], dict[str, float]]:
+    """One iteration of train_d3sr.py without reading, logging and saving; it returns the norms of both players' gradients.
 
+    options: TrainOptions of a training against a discriminator, which is heard from the first iteration if they say so.
+    """
     import torch
 
-    from engine.distributed import dtype_of
     from engine.health import DiscriminatorHealth
     from engine.logs import Means
-    from losses.perceptual import build_perceptual
-    from train_d3sr import build_run, discriminator_step, generator_step
+    from engine.loop import build_steps
+    from engine.players import build_run
 
     t, data, run = options.train, options.datasets.train, build_run(options, world)
-    p = dataclasses.asdict(t.perceptual)
-    perceptual = build_perceptual(**{name: value for name, value in p.items() if name not in ("weight", "shift")}).to(world.device)
     random = torch.Generator().manual_seed(0)
     sides = {"lr": data.gt_size // options.scale, "hr": data.gt_size}
     batch = {name: torch.rand(data.batch_size_per_gpu, 3, side, side, generator=random).to(world.device) for name, side in sides.items()}
     batches = [batch | {"index": torch.arange(data.batch_size_per_gpu)}] * t.accumulate
-    means, health = Means(), DiscriminatorHealth(run.noising.low, run.noising.high, world.device)
+    steps = build_steps(run, options, world, Means(), DiscriminatorHealth(run.noising.low, run.noising.high, world.device))
 
-    def autocast() -> torch.autocast:
-        return torch.autocast(world.device.type, dtype_of(t.precision), enabled=t.precision != "fp32")
-
-    def step() -> None:
-        judged = generator_step(run, run.generator, batches, perceptual, options, means, autocast)
-        discriminator_step(run, run.discriminator, judged, options, means, health, autocast)
+    def step() -> dict[str, float]:
+        steps.discriminator_step(steps.generator_step(batches))
+        norms = run.step(("g", "d"), t.grad_clip)
         run.iteration += 1
+        return norms
 
     return step

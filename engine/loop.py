@@ -1,0 +1,151 @@
+"""A training from its options to its end (Sec. 3.4): the loop of both players, and what it is made of."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from data.hr_crops import HRCrops
+from data.image_io import to_uint8, write_image
+from data.loading import endless_batches
+from data.paired import PairedCrops, PairedFolder
+from data.sampler import ShardedSampler
+from engine.checkpoint import archive, newest_intact_state
+from engine.distributed import World, dtype_of, from_main, mean_of, parallel
+from engine.health import DiscriminatorHealth
+from engine.housekeeping import Housekeeping, Schedule
+from engine.logs import Means, RunLog
+from engine.metrics import build_metric
+from engine.objectives import sample_seed
+from engine.optimization import learning_rate_factor, set_learning_rate
+from engine.players import build_distance, build_run
+from engine.release import parameter_summary
+from engine.run import Run, resume_run
+from engine.steps import Steps
+from engine.validation import Validation
+from models.lora import cast_inputs
+from options.d3sr import TrainOptions, to_yaml
+
+
+def build_dataset(options: TrainOptions) -> Dataset:
+    """Endless LR / HR crops: degraded from HR images, or cut from one's own pairs."""
+    d = options.datasets.train
+    crops = {"gt_size": d.gt_size, "scale": options.scale, "seed": options.manual_seed, "use_hflip": d.use_hflip}
+    if d.dataroot_lq is not None:
+        return PairedCrops(d.dataroot_lq, d.dataroot_gt, **crops)
+    return HRCrops(d.sources, **crops, degradation=options.degradation, usm=d.gt_usm)
+
+
+def build_validation(options: TrainOptions, world: World, folder: Path) -> Validation:
+    """The validation sets and their metrics; pictures and sheets go to `folder`. Every process must call it."""
+    named = options.datasets.val.items()
+    sets = {name: PairedFolder(d.dataroot_lq, d.dataroot_gt, options.scale) for name, d in named} if world.is_main else None
+    sets = from_main(sets, world)
+    wanted = options.val.metrics.items() if sets else ()
+    metrics = [build_metric(name, **dataclasses.asdict(metric), device=world.device) for name, metric in wanted]
+    val = options.val
+    return Validation(sets, metrics, world, folder, val.tile, val.color_fix, val.save_img, to_uint8, write_image)
+
+
+def open_run_folder(options: TrainOptions, world: World) -> tuple[Path, RunLog]:
+    """The run's folder and its log; a former run of this name makes way where path.resume is false."""
+    folder, tensorboard = Path(options.path.experiments_root) / options.name, Path(options.path.tb_root) / options.name
+    archived = [archive(former) for former in (folder, tensorboard)] if world.is_main and not options.path.resume else []
+    log = RunLog(folder, options.name, tensorboard if options.logger.use_tb_logger else None, world)
+    for place in filter(None, archived):
+        log.info(f"the former run of this name is now {place}")
+    return folder, log
+
+
+def build_steps(run: Run, options: TrainOptions, world: World, means: Means, health: DiscriminatorHealth | None) -> Steps:
+    """The two steps, with gradients averaged over the processes."""
+    t = options.train
+    low = t.precision != "fp32"
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(world.device.type, dtype_of(t.precision), enabled=low)
+
+    discriminator = parallel(run.discriminator, world) if run.discriminator is not None else None
+    for network in filter(None, (run.generator, run.discriminator)):
+        cast_inputs(network, not low)
+    distance = build_distance(t.perceptual, world.device)
+    return Steps(run, options, world, parallel(run.generator, world), discriminator, distance, autocast, means, health)
+
+
+def describe_players(run: Run, options: TrainOptions, world: World, log: RunLog) -> None:
+    """Log lines on what trains."""
+    log.info(f"generator: {parameter_summary(run.generator)}")
+    if run.discriminator is None:
+        return
+    log.info(f"discriminator: {parameter_summary(run.discriminator)}")
+    if options.network_d.shard:
+        spread = f"spread over {world.size} processes" if world.size > 1 else "all here: with one process there is nothing to share"
+        log.info(f"network_d.shard: its frozen weights are {spread}")
+
+
+def train(options: TrainOptions, world: World) -> bool:
+    """The training of Sec. 3.4. Returns False where a signal ended it early."""
+    t, d, logger = options.train, options.datasets.train, options.logger
+    torch.backends.cudnn.benchmark = t.cudnn_benchmark
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = t.tf32
+
+    # Pictures, looked at once and before anything heavy is loaded
+    folder, log = open_run_folder(options, world)
+    dataset = from_main(build_dataset(options) if world.is_main else None, world)
+    log.info(dataset.report())
+    validation = build_validation(options, world, folder / "visualization")
+
+    # Players and losses
+    run = build_run(options, world)
+    state = from_main(newest_intact_state(folder / "training_states", log.warning) if world.is_main else None, world)
+    if state is not None:
+        resume_run(run, state)
+        log.info(f"resuming {state}")
+    log.write_options(to_yaml(options))
+    schedule = Schedule(
+        total_iter=t.total_iter, print_freq=logger.print_freq, val_freq=options.val.val_freq, save_freq=logger.save_checkpoint_freq,
+        check_freq=t.check_ranks, first_save=logger.first_checkpoint, early=options.val.early, early_pictures=options.val.early_pictures,
+    )  # fmt: skip
+    samples = d.batch_size_per_gpu * world.size * t.accumulate
+    keeper = Housekeeping(run, world, folder, log, validation, schedule, samples, logger.keep_last, options.val.best)
+    describe_players(run, options, world, log)
+    steps = build_steps(run, options, world, keeper.means, keeper.health)
+    keeper.begin()
+
+    # Batches
+    sampler = ShardedSampler(rank=world.rank, world_size=world.size, start=run.iteration * samples)
+    workers = {"workers": d.num_worker_per_gpu, "device": world.device, "warn": log.warning}
+    loader = endless_batches(dataset, d.batch_size_per_gpu, sampler, **workers)
+    learning_rates = {"g": t.optim_g.lr, "d": t.optim_d.lr}
+
+    bar = tqdm(total=t.total_iter, initial=run.iteration, disable=not world.is_main, desc=options.name, dynamic_ncols=True)
+    stopped = False
+    with keeper.stop, bar:
+        while run.iteration < t.total_iter and not stopped:
+            torch.manual_seed(sample_seed(options.manual_seed, run.iteration, 64 + world.rank))
+            factor = learning_rate_factor(run.iteration, t.total_iter, **dataclasses.asdict(t.scheduler))
+            for player, optimizer in run.optimizers.items():
+                set_learning_rate(optimizer, learning_rates[player] * factor)
+
+            # What each player learns from
+            batches = keeper.next_batches(loader, t.accumulate)
+            judged = steps.generator_step(batches)
+            real_sign = steps.discriminator_step(judged) if judged else None
+
+            # Updates
+            norms = run.step(("g", "d") if judged else ("g",), t.grad_clip)
+            keeper.means.add(**{f"gradient_{player}": norm for player, norm in norms.items()})
+            if run.average is not None:
+                run.average.update(run.iteration)
+            if judged and run.noising.adaptive:
+                run.noising.observe(mean_of(real_sign))
+            run.iteration += 1
+            bar.update()
+
+            # Log, save, validate
+            stopped = keeper.after_iteration(learning_rates["g"] * factor)
+    if not stopped:
+        log.info(f"finished: {folder / 'models'}")
+    return not stopped
