@@ -27,6 +27,13 @@ from engine.steps import Steps
 from engine.validation import Validation
 from models.lora import cast_inputs
 from options.d3sr import TrainOptions, to_yaml
+from options.networks import TrainingOptions
+
+
+def set_backends(options: TrainingOptions) -> None:
+    """How a GPU computes, for the whole process: `train.cudnn_benchmark` and `train.tf32`."""
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.tf32
 
 
 def build_dataset(options: TrainOptions) -> Dataset:
@@ -88,8 +95,7 @@ def describe_players(run: Run, options: TrainOptions, world: World, log: RunLog)
 def train(options: TrainOptions, world: World) -> bool:
     """The training of Sec. 3.4. Returns False where a signal ended it early."""
     t, d, logger = options.train, options.datasets.train, options.logger
-    torch.backends.cudnn.benchmark = t.cudnn_benchmark
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = t.tf32
+    set_backends(t)
 
     # Pictures, looked at once and before anything heavy is loaded
     folder, log = open_run_folder(options, world)

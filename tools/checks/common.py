@@ -30,11 +30,16 @@ class Setting:
     folder: Path
     """For temporary files. All steps of a report share it."""
     deadline: float
-    """When the step will be ended, on the clock of time.monotonic."""
+    """When the step will be ended, on the clock of time.time."""
 
     @property
     def seconds_left(self) -> float:
-        return self.deadline - time.monotonic()
+        return self.deadline - time.time()
+
+    @property
+    def precision(self) -> str:
+        """The usual one: bf16; fp32 on a CPU, which may take a hundred times as long for bf16."""
+        return "fp32" if self.device.type == "cpu" else "bf16"
 
     def bases(self) -> tuple[str, str]:
         """Stand-ins for Stable Diffusion 2.1-base and SDXL."""
@@ -105,16 +110,20 @@ def run_script(setting: Setting, *arguments: str) -> tuple[str, bool]:
     """
     command, seconds = [sys.executable, *arguments], max(1.0, setting.seconds_left - 5)
     print(f"$ {' '.join(command)}", flush=True)
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+    file = setting.folder / "script.txt"  # no pipe: loader processes would keep it open after their parent is gone
+    with file.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         try:
-            output, in_time = process.communicate(timeout=seconds)[0], True
+            status: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            output, in_time = process.communicate()[0], False
-    print(output, flush=True)
-    if in_time and process.returncode:
-        raise RuntimeError(last_line(output) or f"exit status {process.returncode}")
-    return output, in_time
+            process.wait()
+            status = None
+    text = file.read_text(encoding="utf-8", errors="replace")
+    print(text, flush=True)
+    if status:
+        raise RuntimeError(last_line(text) or f"exit status {status}")
+    return text, status is not None
 
 
 def last_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Whether the device computes what the CPU computes: the small model's pictures, and one iteration of both players."""
+"""Whether the device restores as the CPU does: the small model's pictures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +76,7 @@ def without_tf32() -> Iterator[None]:
 def compiled(setting: Setting) -> Iterator[Row]:
     """The small model through torch.compile, beside the same without, on the device."""
     pictures = load_pictures(setting)[:1]
-    for precision in ("fp32", "bf16"):
+    for precision in dict.fromkeys(("fp32", setting.precision)):
         what = f"{precision}, compiled beside eager"
 
         def measure(what: str = what, precision: str = precision) -> Row:

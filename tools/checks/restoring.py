@@ -28,40 +28,40 @@ NOTES = {
 
 
 def naive_and_fused(setting: Setting) -> Iterator[Row]:
-    """bf16: as it trains, beside folded, at 512, 1024 and 2048 pixels of output."""
-    yield from variants(setting, "bf16", ("naive", "channels_last"), (512, 1024, 2048))
+    """As it trains, beside folded, at 512, 1024 and 2048 pixels of output."""
+    yield from variants(setting, setting.precision, ("naive", "channels_last"), (512, 1024, 2048))
 
 
 def precisions(setting: Setting) -> Iterator[Row]:
-    """fp16 and fp32, folded; which of them stays finite."""
+    """fp16, and fp32 as its TF32 is set, folded; which of them stays finite."""
     for precision in ("fp16", "fp32"):
         yield from variants(setting, precision, ("channels_last",), (512, 1024))
 
 
 def fast_vae(setting: Setting) -> Iterator[Row]:
-    """bf16: TAESD in the place of the decoder, and of both halves."""
-    yield from variants(setting, "bf16", ("channels_last", "fast_decoder", "fast_both"), (512, 1024))
+    """TAESD in the place of the decoder, and of both halves."""
+    yield from variants(setting, setting.precision, ("channels_last", "fast_decoder", "fast_both"), (512, 1024))
 
 
 def compiled(setting: Setting) -> Iterator[Row]:
-    """bf16: torch.compile into CUDA graphs, beside folded only."""
-    yield from variants(setting, "bf16", ("channels_last", "graphs"), (512,))
+    """torch.compile into CUDA graphs, beside folded only."""
+    yield from variants(setting, setting.precision, ("channels_last", "graphs"), (512,))
 
 
 def tiles(setting: Setting) -> Iterator[Row]:
-    """bf16: large pictures in tiles of 1024, as test_d3sr.py restores them: memory does not follow the picture's size."""
-    reason = setting.lacks("bf16")
-    if reason:
-        yield skipped("bf16", reason)
+    """Large pictures in tiles of 1024, as test_d3sr.py restores them: memory does not follow the picture's size."""
+    precision = setting.precision
+    if setting.lacks(precision):
+        yield skipped(precision, str(setting.lacks(precision)))
         return
-    generators = build(setting, "bf16", ("channels_last",))
+    generators = build(setting, precision, ("channels_last",))
     for side in (2048, 4096) if setting.full else (128, 256):
 
         def measured(side: int = side) -> Row:
             (found,) = scaling(generators["channels_last"], [side], 1024 if setting.full else 64, 64 if setting.full else 32, 1)["rows"]
-            return row(f"bf16, {side} x {side}", {"ms per image": found["seconds"] * 1e3, "MiB at work": found["memory_mib"]})
+            return row(f"{precision}, {side} x {side}", {"ms per image": found["seconds"] * 1e3, "MiB at work": found["memory_mib"]})
 
-        yield attempt(f"bf16, {side} x {side}", measured)
+        yield attempt(f"{precision}, {side} x {side}", measured)
 
 
 def variants(setting: Setting, precision: str, names: Sequence[str], sizes: Sequence[int]) -> Iterator[Row]:

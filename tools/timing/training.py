@@ -1,7 +1,10 @@
 """One iteration of both players, as train_d3sr.py runs it, without reading, logging and saving."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.logs import Means
 
 
 def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]:
@@ -23,24 +26,28 @@ def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]
     return {"columns": columns, "rows": [row], "note": f"{file}, {options.train.precision}; pictures ready in memory."}
 
 
-def training_step(options: Any, world: Any) -> Callable[[], dict[str, float]]:
+def training_step(options: Any, world: Any, means: "Means | None" = None) -> Callable[[], dict[str, float]]:
     """One iteration of train_d3sr.py without reading, logging and saving; it returns the norms of both players' gradients.
 
-    options: TrainOptions of a training against a discriminator, which is heard from the first iteration if they say so.
+    Args:
+        options: TrainOptions of a training against a discriminator, which is heard from the first iteration if they say so.
+        means: gets the losses, as in a training.
     """
     import torch
 
     from engine.health import DiscriminatorHealth
     from engine.logs import Means
-    from engine.loop import build_steps
+    from engine.loop import build_steps, set_backends
     from engine.players import build_run
 
+    set_backends(options.train)
     t, data, run = options.train, options.datasets.train, build_run(options, world)
     random = torch.Generator().manual_seed(0)
     sides = {"lr": data.gt_size // options.scale, "hr": data.gt_size}
     batch = {name: torch.rand(data.batch_size_per_gpu, 3, side, side, generator=random).to(world.device) for name, side in sides.items()}
     batches = [batch | {"index": torch.arange(data.batch_size_per_gpu)}] * t.accumulate
-    steps = build_steps(run, options, world, Means(), DiscriminatorHealth(run.noising.low, run.noising.high, world.device))
+    means = Means() if means is None else means
+    steps = build_steps(run, options, world, means, DiscriminatorHealth(run.noising.low, run.noising.high, world.device))
 
     def step() -> dict[str, float]:
         steps.discriminator_step(steps.generator_step(batches))

@@ -1,0 +1,50 @@
+"""The report of tools/gpu_check.py as Markdown; everything in it is in its JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """All that was found."""
+    header, steps = report["header"], report["steps"]
+    lines = ["# GPU check", "", f"`{header['command']}`", "", verdict(report), ""]
+    lines += table([(name, value) for name, value in header.items() if name != "command"], ("", ""))
+    lines += ["", "## Steps", ""]
+    facts = [(step["name"], step["status"], step["seconds"], step["limit"], step["reason"]) for step in steps]
+    lines += table(facts, ("step", "status", "s", "limit (s)", "reason"))
+    for step in steps:
+        if step["rows"]:
+            lines += ["", f"## {step['title']}", "", f"`{step['name']}`", "", *rows_table(step["rows"])]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """One sentence."""
+    named = {status: [step["name"] for step in report["steps"] if step["status"] == status] for status in ("ok", "failed", "skipped")}
+    said = [f"{len(named['ok'])} of {len(report['steps'])} steps ran and are well"]
+    said += [f"{what}: {', '.join(named[status])}" for status, what in (("failed", "**failed**"), ("skipped", "not run")) if named[status]]
+    return "; ".join(said) + ("." if report["finished"] else "; **not finished**.")
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line a row; a column for every heading that any of them has, and notes where there are some."""
+    headings = list(dict.fromkeys(heading for row in rows for heading in row["values"]))
+    notes = any(row["note"] or row["status"] != "ok" for row in rows)
+    body = []
+    for row in rows:
+        note = row["note"] if row["status"] == "ok" else f"**{row['status']}**: {row['note']}"
+        body.append([row["what"], *(row["values"].get(heading, "") for heading in headings), *([note] if notes else [])])
+    return table(body, ["", *headings, *(["note"] if notes else [])])
+
+
+def table(rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> list[str]:
+    """Markdown."""
+    lines = [headings, ["---"] * len(headings), *([shown(value) for value in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def shown(value: Any) -> str:
+    """A value in a cell: four digits, and nothing that ends the cell."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return " ".join(str(value).split()).replace("|", "\\|")
