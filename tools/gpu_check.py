@@ -91,14 +91,15 @@ def run_step(args: argparse.Namespace) -> None:
     import torch
 
     from engine.distributed import choose_device
+
+    device = choose_device(args.device)  # before the rest is imported: an error comes sooner
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     from tools.checks import correctness, iteration, machine, restoring, small_model, training
     from tools.checks.common import Setting
 
     modules = {module.__name__.rpartition(".")[2]: module for module in (correctness, iteration, machine, restoring, small_model, training)}
     module, _, function = args.step.partition(".")
-    device = choose_device(args.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     setting = Setting(device, args.bases == "full", Path(args.folder), float(args.deadline))
     with Path(args.rows).open("a", encoding="utf-8") as file:
         for row in getattr(modules[module], function)(setting):

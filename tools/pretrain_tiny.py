@@ -138,7 +138,7 @@ def pretrain(args: argparse.Namespace) -> None:
         running += loss.item()
         if iteration % args.log_every == 0:
             speed = (iteration - first) * args.batch / (time.time() - started)
-            print(f"iter {iteration:6d}  loss {running / args.log_every:.4f}  {speed:.1f} crops/s", flush=True)
+            print(f"iter {iteration:6d}  loss {running / args.log_every:.4f}  {speed:.4g} crops/s", flush=True)
             running = 0.0
         if iteration % args.save_every == 0:
             save_state(

@@ -62,7 +62,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 def end_all(process: subprocess.Popen, mark: str) -> None:
     """Ends what is left of the process' group, and whatever else carries the mark: torchrun's workers are sessions of their own."""
     if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError):
+        with suppress(OSError):  # none is left
             os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()

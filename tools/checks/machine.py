@@ -38,6 +38,7 @@ def _gpu(device: torch.device) -> dict[str, object]:
     query = _said("nvidia-smi", f"--id={device.index or 0}", wanted, "--format=csv,noheader")
     return {
         "memory (GiB)": round(properties.total_memory / 2**30, 1),
+        "free (GiB)": round(torch.cuda.mem_get_info(device)[0] / 2**30, 1),
         "multiprocessors": properties.multi_processor_count,
         "compute capability": f"{properties.major}.{properties.minor}",
         "CUDA": torch.version.cuda or torch.version.hip,

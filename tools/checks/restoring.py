@@ -54,11 +54,11 @@ def tiles(setting: Setting) -> Iterator[Row]:
     if setting.lacks(precision):
         yield skipped(precision, str(setting.lacks(precision)))
         return
-    generators = build(setting, precision, ("channels_last",))
-    for side in (2048, 4096) if setting.full else (128, 256):
+    generators, tile = build(setting, precision, ("channels_last",)), 1024 if setting.full else 128
+    for side in (2048, 4096) if setting.full else (256,):
 
         def measured(side: int = side) -> Row:
-            (found,) = scaling(generators["channels_last"], [side], 1024 if setting.full else 64, 64 if setting.full else 32, 1)["rows"]
+            (found,) = scaling(generators["channels_last"], [side], tile, 64, 1)["rows"]
             return row(f"{precision}, {side} x {side}", {"ms per image": found["seconds"] * 1e3, "MiB at work": found["memory_mib"]})
 
         yield attempt(f"{precision}, {side} x {side}", measured)
@@ -74,7 +74,7 @@ def variants(setting: Setting, precision: str, names: Sequence[str], sizes: Sequ
     for what, rate in limit.items():
         yield row(f"{precision}, the device's limit: {what}", {"TFLOP/s": 2 * rate / 1e3})
     generators, repeats = build(setting, precision, names), 5 if setting.full else 1
-    for size in sizes if setting.full else (64, 128)[: len(sizes)]:
+    for size in sizes if setting.full else (64,):
         what = f"{precision}, {size} x {size}"
         found = attempt(what, lambda size=size: {"rows": measure(generators, size, repeats, limit, setting.device, warmup=2)})
         if "rows" not in found:

@@ -72,7 +72,7 @@ def pretrained(setting: Setting, batch: int) -> Row:
         "--iterations", str(iterations), "--log-every", str(every), "--batch", str(batch), "--fit-crops", "64",
         "--workers", str(workers(setting)), "--device", setting.device.type, *(() if setting.full else SMALL),
     )  # fmt: skip
-    lines = [(int(number), float(speed)) for number, speed in re.findall(r"iter +(\d+) .* ([\d.]+) crops/s", output)]
+    lines = [(int(number), float(speed)) for number, speed in re.findall(r"iter +(\d+) .* (\S+) crops/s", output)]
     if len(lines) < 2:
         raise RuntimeError("fewer than two lines in the time that it was given")
     (first, early), (last, late) = lines[0], lines[-1]  # each is the mean since the start

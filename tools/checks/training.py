@@ -128,8 +128,10 @@ def operators(setting: Setting) -> Iterator[Row]:
     step = training_step(options, World(0, 1, setting.device))
     seconds = sorted(interleaved({"": step}, setting.device, repeats=5 if setting.full else 1, warmup=3 if setting.full else 1)[""])
     middle = seconds[len(seconds) // 2]
-    yield row("one iteration, pictures ready in memory", {"ms": middle * 1e3, "iterations/s": 1 / middle})
-    on_gpu = setting.device.type == "cuda"
+    on_gpu, values = setting.device.type == "cuda", {"ms": middle * 1e3, "iterations/s": 1 / middle}
+    if on_gpu:
+        values["peak (GiB)"] = torch.cuda.max_memory_allocated(setting.device) / 2**30
+    yield row("one iteration, pictures ready in memory", values)
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         step()
         synchronise(setting.device)
