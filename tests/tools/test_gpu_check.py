@@ -246,6 +246,17 @@ def test_restoring(setting: Setting) -> None:
     assert "ms per image" in well(list(restoring.tiles(setting)))["fp32, 256 x 256"]["values"]
 
 
+def test_compiled(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the compiler, which takes minutes on a CPU: what it would be given runs as it is."""
+    asked: list[str | None] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode=None: asked.append(mode))
+    found = well(list(correctness.compiled(setting)))["fp32, compiled beside eager"]["values"]
+    assert found["largest (grey levels)"] == 0 and found["s to compile"] > 0 and asked == [None]
+    asked.clear()
+    rows = well(list(restoring.compiled(setting)))
+    assert "CUDA graphs" in rows["fp32, 64 x 64, graphs"]["note"] and asked == ["reduce-overhead"] * 3
+
+
 def test_training(setting: Setting, in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Setting, "bases", lambda self: ("random:tiny", "random:tiny"))
     rows = well(list(training.torchrun(setting)))

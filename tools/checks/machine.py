@@ -20,7 +20,7 @@ def facts(setting: Setting) -> Iterator[Row]:
     device = setting.device
     found: dict[str, object] = {"kind of device": device.type, **machine(device), **_versions()}
     if device.type == "cuda":
-        found |= _gpu(device)
+        found |= {**_gpu(device), "bf16": setting.lacks("bf16") or "yes"}
     found |= {
         "TF32": f"convolutions {_on(torch.backends.cudnn.allow_tf32)}, matrix products {_on(torch.backends.cuda.matmul.allow_tf32)}",
         "processors": os.cpu_count(),
@@ -44,7 +44,6 @@ def _gpu(device: torch.device) -> dict[str, object]:
         "CUDA": torch.version.cuda or torch.version.hip,
         "cuDNN": torch.backends.cudnn.version(),
         "driver, power limit, highest clock": query or "unknown",
-        "bf16": _on(torch.cuda.is_bf16_supported()),
     }
 
 

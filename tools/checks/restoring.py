@@ -99,6 +99,7 @@ def shown(what: str, result: Mapping, generator: Generator) -> Row:
         "share of the limit": result["share"],
         "MiB at work": result["memory_mib"],
         "MiB of weights": result["weights_mib"],
+        "grey levels from the first": result["difference"] * 127.5,
         "finite": "yes" if finite else "no",
     }
     return row(what, values, NOTES.get(result["variant"], ""))

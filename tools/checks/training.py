@@ -138,7 +138,8 @@ def operators(setting: Setting) -> Iterator[Row]:
     events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]  # kernels are counted with who calls them
     times = {event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 for event in events}
     calls, total = {event.key: event.count for event in events}, sum(times.values())
-    yield row("all operators", {"ms": total, "share": 1.0, "calls": sum(calls.values()), "share of the iteration": total / (middle * 1e3)})
+    values = {"ms": total, "share": 1.0, "calls": sum(calls.values()), "of the iteration": total / (middle * 1e3)}
+    yield row("all operators", values, "of the iteration: how busy the device is; the rest it waits for the program" if on_gpu else "")
     for name in sorted(times, key=times.__getitem__, reverse=True)[:LARGEST_OPERATORS]:
         yield row(f"`{name}`", {"ms": times[name], "share": times[name] / total, "calls": calls[name]})
 
