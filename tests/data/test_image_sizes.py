@@ -181,6 +181,7 @@ def test_damage_behind_the_header_is_found_when_the_picture_is_read(tmp_path: Pa
     assert {line.split(": ")[0] for item in items for line in item["skipped"]} == {str(tmp_path / name) for name in broken}
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 def test_damage_to_exif_is_none_to_the_picture(tmp_path: Path) -> None:
     """Whether it stands before or behind the pixels; and a wrong checksum behind them is read over, as Pillow does."""
     wrong_sum = PNG_CHUNKS["exif"](6)[:-4] + b"\0\0\0\0"
