@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import train_d3sr
 from data.hr_crops import collate
 from data.image_io import read_image, to_tensor, to_uint8
+from data.loading import on_device
 from engine.distributed import World
 from engine.health import DiscriminatorHealth
 from engine.logs import Means
@@ -269,7 +270,7 @@ def test_own_pairs_train(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def batches(lab: Path, tmp_path: Path) -> list[dict]:
     dataset = train_d3sr.build_dataset(options_of(lab, tmp_path))
-    return [collate([dataset[n] for n in range(start, start + 2)]) for start in (0, 2)]
+    return [on_device(collate([dataset[n] for n in range(start, start + 2)]), MAIN.device) for start in (0, 2)]
 
 
 def test_the_generators_step_is_that_of_the_summed_loss(

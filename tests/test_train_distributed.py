@@ -17,6 +17,7 @@ from torch import nn
 import engine.run
 import train_d3sr
 from data.hr_crops import collate
+from data.loading import on_device
 from data.sampler import ShardedSampler
 from engine.distributed import World, parallel
 from engine.health import DiscriminatorHealth
@@ -59,7 +60,8 @@ def one_iteration(options: TrainOptions, world: World) -> dict[str, Any]:
     everywhere = {player: parallel(network, world) for player, network in players.items()}
     dataset, data, accumulate = train_d3sr.build_dataset(options), options.datasets.train, options.train.accumulate
     numbers = iter(ShardedSampler(rank=world.rank, world_size=world.size, start=0))
-    batches = [collate([dataset[next(numbers)] for _ in range(data.batch_size_per_gpu)]) for _ in range(accumulate)]
+    samples = [[dataset[next(numbers)] for _ in range(data.batch_size_per_gpu)] for _ in range(accumulate)]
+    batches = [on_device(collate(items), world.device) for items in samples]
     perceptual = build_perceptual("dists", backbone="squeezenet1_1", backbone_weights="random")
     found: dict[str, dict[str, np.ndarray]] = {}
 

@@ -116,10 +116,10 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 
 
 def test_the_transform_is_whitened_over_the_first_crops() -> None:
-    crops = [{"hr": torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(n))} for n in range(60)]
+    crops = [{"hr": torch.randint(256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))} for n in range(60)]
     transform = pretrain_tiny.fit_transform(copy.copy(crops), 60)
     assert isinstance(transform, BlockTransform) and transform.block_size == 4
-    z = transform.encode(torch.stack([crop["hr"] for crop in crops[:40]]) * 2 - 1)
+    z = transform.encode(torch.stack([crop["hr"] for crop in crops[:40]]) / 127.5 - 1)
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(48), rtol=0, atol=1e-4)
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(48), rtol=0, atol=1e-4)
 
