@@ -161,7 +161,8 @@ def test_latents_keep_more_than_half_precision(sd_base):
             z = autoencoder.encode(images)
         moments = autoencoder.model.encoder(images.to(dtype)) if not autocast else None
         assert z.dtype == torch.float32
-        assert (z / autoencoder.model.config.scaling_factor).bfloat16().float().ne(z / autoencoder.model.config.scaling_factor).float().mean() > 0.9
+        unscaled = z / autoencoder.model.config.scaling_factor
+        assert unscaled.bfloat16().float().ne(unscaled).float().mean() > 0.9
         if moments is not None:
             conv = autoencoder.model.quant_conv.double()
             expected = conv(moments.double()).chunk(2, dim=1)[0] * autoencoder.model.config.scaling_factor

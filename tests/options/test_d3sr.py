@@ -93,7 +93,7 @@ def test_keys_of_a_test_that_others_rely_on(assignment: str) -> None:
         ("train.perceptual.dists_weights=null", "train.perceptual.dists_weights: expected DISTS' alpha and beta"),
         ("train.perceptual.backbone=squeezenet1_1", "train.perceptual.dists_weights: expected null or uniform"),
         ("train.adversarial_ratio=-0.1", "train.adversarial_ratio: must not be negative"),
-        ("train.adversarial_weight=0.1", "train.adversarial_ratio: expected a number either here or in adversarial_weight, and null in the"),
+        ("train.adversarial_weight=0.1", "train.adversarial_ratio: expected a number either here or in adversarial_weight"),
         ("train.adversarial_ratio=null", "train.adversarial_ratio: expected a number either here or in adversarial_weight"),
         ("train.discriminator_start=501", "train.discriminator_start: must be from 0 to adversarial_start 500, or null, got 501"),
         ("network_d={pretrained: a, type: vanilla, timestep_max: 300}", "network_d.timestep_max: expected 999 with type vanilla"),
