@@ -48,7 +48,7 @@ class World:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """ "auto" is CUDA where there is one, else Apple's MPS, else the CPU; it warns where there is an NVIDIA driver, but CUDA does not start.
+    """ "auto" is CUDA where there is one, else Apple's MPS, else the CPU. It warns where there is an NVIDIA driver without CUDA.
 
     Raises:
         ValueError: the device asked for is not there.

@@ -25,7 +25,7 @@ def describe_machine(world: World, *, per_process: int, accumulate: int) -> list
 
 def _describe_device(device: torch.device) -> str:
     if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
+        return f"cpu (threads: {torch.get_num_threads()})"
     if device.type != "cuda":
         return str(device)
     gpu = torch.cuda.get_device_properties(device)

@@ -12,7 +12,7 @@ from engine.machine import describe_machine
 
 def test_on_a_cpu() -> None:
     assert describe_machine(World(0, 1, torch.device("cpu")), per_process=8, accumulate=2) == [
-        f"device: cpu ({torch.get_num_threads()} threads); 1 process",
+        f"device: cpu (threads: {torch.get_num_threads()}); 1 process",
         f"torch {torch.__version__}",
         "batch 16 = 8 a process x 1 process x 2 accumulated",
     ]
