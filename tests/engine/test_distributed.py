@@ -24,6 +24,7 @@ from engine.distributed import (
     dtype_of,
     from_main,
     gather,
+    join,
     mean_of,
     mean_over_ranks,
     parallel,
@@ -199,6 +200,15 @@ def _exchange_on_the_host(world: World) -> tuple[Any, ...]:
 
 def test_objects_and_flags_go_over_the_hosts_group() -> None:
     assert in_processes(2, _exchange_on_the_host) == [([0, 1], "from 0", True)] * 2
+
+
+def test_beside_nccl_there_is_a_gloo_group_that_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout, **_: made.append((backend, timeout)))
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend, timeout: made.append((backend, timeout)) or "host")
+    store, gpu, week = torch.distributed.HashStore(), torch.device("cuda", 0), timedelta(days=7)
+    assert (join(store, 0, 2, gpu), join(store, 0, 2, CPU), join(store, 0, 2, gpu, week)) == ("host", None, "host")
+    assert made == [("nccl", None), ("gloo", timedelta(hours=2)), ("gloo", timedelta(hours=2)), ("nccl", week), ("gloo", week)]
 
 
 def _places(world: World) -> tuple[int, bool, bool]:

@@ -200,9 +200,7 @@ def test_the_small_files_of_a_hubs_base_are_fetched_before_the_large_ones(lab: P
     options = functools.partial(options_of, lab, lab, "network_g.pretrained=owner/name", "network_g.revision=v1")
     insist(options(), MAIN)
     assert asked == [f"owner/name {part} v1" for part in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")]
-    with pytest.raises(
-        ValueError, match=r"one thing .*\n  - network_d.pretrained: cannot find .*the hub cannot be reached"
-    ):
+    with pytest.raises(ValueError, match=r"one thing .*\n  - network_d.pretrained: cannot find .*the hub cannot be reached"):
         insist(options("network_d.pretrained=owner/unreachable"), MAIN)
 
 
