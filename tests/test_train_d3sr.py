@@ -497,6 +497,27 @@ def test_mistakes_end_with_one_message_and_status_2(
     assert expected in error[error.index(message) :] and "Traceback" not in error
 
 
+def test_several_mistakes_in_paths_are_one_message_and_nothing_is_made(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Neither a folder for the run, nor an archive of the former one."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    gone = ["network_d.pretrained=owner/name", "datasets.train.dataroot_gt=no/photos", "path.resume=false"]
+    assert train_d3sr.main(settings(lab, tmp_path, *gone)) == 2
+    error = capsys.readouterr().err
+    assert "2 things" in error and "network_d.pretrained: owner/name" in error and "datasets.train.dataroot_gt: no/photos" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_that_is_not_there_is_a_mistake(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train_d3sr.main(settings(lab, tmp_path, "device=cuda")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train_d3sr.py: device: cuda was asked for") and "is built for" in error and error.count("\n") == 1
+
+
 def test_a_launcher_without_torchrun_and_a_missing_option_file_are_mistakes_too(
     lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

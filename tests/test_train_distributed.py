@@ -214,3 +214,18 @@ def test_torchrun_restarts_after_a_process_died(lab: Path, tmp_path: Path, ddp: 
     run = tmp_path / "experiments/run"
     assert (run / "train_run.log").read_text().count(f"INFO: resuming {run / 'training_states/2'}") == 1
     assert_same_end(run, ddp, 4)
+
+
+def test_what_is_missing_is_said_once_in_two_processes(lab: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """By process 0, whose status is that of a mistake; the other one only says why it leaves."""
+    gone = ("datasets.train.dataroot_gt=no/photos", f"network_d.pretrained={tmp_path / 'no_base'}")
+    assert two_processes(lab, tmp_path, lambda _: None, *LASTING, *gone) == [2, 1]
+    error = capfd.readouterr().err
+    assert error.count("train_d3sr.py: 2 things that this training needs cannot be had:\n") == error.count("  - datasets.train") == 1
+    assert error.count("; leaving") <= 1 and not list(tmp_path.iterdir())
+
+
+def test_the_log_begins_with_the_machine_and_the_batch(ddp: Path) -> None:
+    lines = [line.split("INFO: ")[1] for line in (ddp / "train_run.log").read_text().splitlines()[:3]]
+    assert lines[0] == "device: cpu (threads: 1); 2 processes over gloo" and lines[1] == f"torch {torch.__version__}"
+    assert lines[2] == "batch 4 = 1 a process x 2 processes x 2 accumulated"
