@@ -91,9 +91,9 @@ def start(
     timeout: timedelta | None = None,
     report: Callable[[BaseException], int] = print_traceback,
 ) -> Iterator[World]:
-    """Joins the process group that torchrun announces in the environment; a world of one without it, or if it announces one process.
+    """Joins the process group that torchrun announces in the environment; a world of one without it.
 
-    In a world of one, exceptions are left to the caller. Among others, a process that fails says why and is gone: it neither lets the
+    Without a group, exceptions are left to the caller. In a group, a process that fails says why and is gone: it neither lets the
     others wait nor waits for them, as the end of a NCCL group would. Where all come to their end, they leave together.
 
     launcher: "pytorch" insists on torchrun, "none" ignores it, None takes what the environment says.
@@ -110,9 +110,6 @@ def start(
     device = choose_device(device_name, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if int(os.environ["WORLD_SIZE"]) == 1:
-        yield World(0, 1, device)
-        return
     store, rank, size = next(dist.rendezvous("env://", **({"timeout": timeout} if timeout is not None else {})))
     session = agree_on_session(store, rank, size)
     watch = FailureWatch(dist.PrefixStore(session, _connect()), rank)
