@@ -13,6 +13,7 @@ Exit status: 0 all done; 1 some pictures failed, named at the end, the others ar
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -43,19 +44,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             return dry_run(options, arguments.input, arguments.output)
         from engine import distributed
 
-        with distributed.start(options.device, timeout=timedelta(days=7)) as world:  # one share of the pictures may take much longer
+        long = timedelta(days=7)  # one share of the pictures may take much longer
+        with distributed.start(options.device, timeout=long, report=say) as world:
             test_sets = plan(options, arguments.input, arguments.output)
             options = replace(options, precision=distributed.chosen_precision(options.precision, world.device))
             set_threads(options, world)
             generator = load(options, world.device)
             metrics = build_metrics(options, test_sets, world.device)
             return restore_sets(test_sets, generator, metrics, options, world)
-    except KeyboardInterrupt:
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        return say(error)
+
+
+def say(error: BaseException) -> int:
+    """Says what ended the program; returns the exit status."""
+    if isinstance(error, KeyboardInterrupt):
         print("stopped; every result that exists is whole, and the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        print(f"test_d3sr.py: {error}", file=sys.stderr)
-        return 2
+    if not isinstance(error, (ValueError, OSError)):
+        traceback.print_exception(error)
+        return 1
+    print(f"test_d3sr.py: {error}", file=sys.stderr)
+    return 2
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from data.image_io import to_tensor
+from data.image_io import to_levels
 from data.pictures import Picture, PictureTable, find_pictures, picture_size, read_picture_crop
-from data.sources import FileOrder, Scan, draw_readable, scan_sizes, stream
+from data.sources import FileOrder, draw_readable, scan_sizes, stream
 from degradations.blur import usm_sharpen
 from degradations.second_order import degrade
 from degradations.stage import Degradation
@@ -32,8 +32,8 @@ class HRCrops(Dataset):
         degradation: how LR is made; None gives HR only.
         usm: sharpen HR before it becomes both the target and the source of LR (Real-ESRGAN's gt_usm).
 
-    Items: `hr` float32 (3, gt_size, gt_size) in [0, 1]; `lr` float32 (3, gt_size/scale, gt_size/scale) in [0, 1], unless degradation is
-    None; `index` n; `path` of the file; `skipped`, "path: reason" for each file that could not be decoded and was redrawn.
+    Items: `hr` uint8 (3, gt_size, gt_size) in 0..255 (see `image_io.to_unit_range`); `lr` uint8 (3, gt_size/scale, gt_size/scale), unless
+    degradation is None; `index` n; `path` of the file; `skipped`, "path: reason" for each file that could not be decoded and was redrawn.
 
     Raises: ValueError when a source is missing, a number is impossible or no image is usable.
     """
@@ -53,32 +53,27 @@ class HRCrops(Dataset):
         self.gt_size, self.scale, self.seed = gt_size, scale, seed
         self.use_hflip, self.degradation, self.usm = use_hflip, degradation, usm
         pictures, weights = _weighted_pictures(sources)
-        sizes = {i: picture.size for i, picture in enumerate(pictures) if picture.size is not None}
-
-        def size(i: int) -> tuple[int, int]:
-            if i not in sizes:
-                sizes[i] = picture_size(pictures[i])
-            return sizes[i]
-
-        self.scan: Scan = scan_sizes(size, len(pictures), gt_size, lambda i: pictures[i].name, known=frozenset(sizes))
-        if not self.scan.usable:
+        scan = scan_sizes(lambda i: picture_size(pictures[i]), len(pictures), gt_size, lambda i: pictures[i].name)
+        self._report = scan.report(gt_size)
+        usable = scan.usable.tolist()
+        if not usable:
             where = ", ".join(str(path) for path, _ in sources)
-            raise ValueError(f"{where}: no usable training image; lower gt_size ({gt_size}) or give larger images\n{self.report()}")
-        self.pictures = PictureTable(pictures[i]._replace(size=sizes[i]) for i in self.scan.usable)
-        self._order = FileOrder([weights[i] for i in self.scan.usable], seed)
+            raise ValueError(f"{where}: no usable training image; lower gt_size ({gt_size}) or give larger images\n{self._report}")
+        self.pictures = PictureTable(pictures[i]._replace(size=tuple(scan.sizes[i].tolist())) for i in usable)
+        self._order = FileOrder([weights[i] for i in usable], seed)
 
     def report(self) -> str:
         """How many images were found, which are too small and which unreadable, for the log."""
-        return self.scan.report(self.gt_size)
+        return self._report
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         file, crop, skipped = draw_readable(self._order, n, lambda file: self._crop(file, n))
         hr = crop.astype(np.float32) / 255
         if self.usm:
             hr = usm_sharpen(hr)
-        item: dict[str, Any] = {"hr": to_tensor(hr), "index": n, "path": self.pictures[file].name, "skipped": skipped}
+        item: dict[str, Any] = {"hr": to_levels(hr if self.usm else crop), "index": n, "path": self.pictures[file].name, "skipped": skipped}
         if self.degradation is not None:
-            item["lr"] = to_tensor(degrade(hr, stream(self.seed, n, _DEGRADE), self.degradation, self.scale))
+            item["lr"] = to_levels(degrade(hr, stream(self.seed, n, _DEGRADE), self.degradation, self.scale))
         return item
 
     def _crop(self, file: int, n: int) -> np.ndarray:
@@ -94,9 +89,13 @@ class HRCrops(Dataset):
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch: `hr` and `lr` stacked to (N, 3, H, W), `index` int64 (N,), `path` a list, `skipped` one flat list of all items."""
-    batch: dict[str, Any] = {key: torch.stack([item[key] for item in items]) for key in ("hr", "lr") if key in items[0]}
-    batch["index"] = torch.tensor([item["index"] for item in items], dtype=torch.int64)
+    """A batch: `hr` and `lr` stacked to (N, 3, H, W), `index` int64 (N,), `path` a list, `skipped` one flat list of all items.
+
+    In a loader process the tensors are stacked in shared memory, by torch's collate: were they moved there when they are sent, a thread
+    of torch's would do so, and the program would wait forever for what that thread had no room for.
+    """
+    tensors = [{key: torch.as_tensor(item[key]) for key in ("hr", "lr", "index") if key in item} for item in items]
+    batch: dict[str, Any] = default_collate(tensors)
     batch["path"] = [item["path"] for item in items]
     batch["skipped"] = [line for item in items for line in item["skipped"]]
     return batch

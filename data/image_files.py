@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 # Everything that Pillow's decoders are known to raise on damaged bytes (broken PNG chunks, for one, are a SyntaxError).
 DECODE_ERRORS = (
@@ -50,11 +50,51 @@ def reason(path: str | Path, error: Exception) -> str:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1..8. Damaged EXIF data counts as upright (1): the pixels are still good."""
+    """EXIF orientation, 1..8, by what has been read of the image; nothing more is read but a TIFF's tags (see `read_png_tail`).
+
+    Damaged EXIF data counts as upright (1), and so does a number that EXIF does not know: the pixels are still good.
+    """
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        number = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own getexif decodes the picture
     except DECODE_ERRORS:
         return 1
+    return int(number) if number in range(1, 9) else 1
+
+
+def read_png_tail(image: PngImagePlugin.PngImageFile) -> None:
+    """Let Pillow read EXIF and texts (which hold XMP, or EXIF of old) behind the pixels of an opened PNG, without decoding those.
+
+    Pillow reads them when it has decoded the pixels, and in the same way: of an APNG those behind the first frame do not count.
+    Damage is not reported: whoever decodes the pixels will find it.
+    """
+    file, at = image.fp, image.tile[0][2] - 8  # where the first IDAT begins
+    try:
+        at += _whole_idats(file, at)
+        name = b""
+        while name != b"IEND" and not (name == b"fcTL" and image.is_animated):
+            file.seek(at)
+            name, begin, length = image.png.read()
+            if name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                image.png.call(name, begin, length)
+            at = begin + length + 4
+    except DECODE_ERRORS:
+        pass
+
+
+def _whole_idats(file: BinaryIO, at: int) -> int:
+    """Bytes from the first IDAT, at `at`, to one of the last of its length; 0 where that is not found at once.
+
+    Writers cut the pixels into pieces of one length (8 KiB, 64 KiB), so that a file of megabytes need not be read from piece to piece.
+    """
+    file.seek(at)
+    head = file.read(8)
+    step = struct.unpack(">L", head[:4])[0] + 12
+    pieces = (file.seek(0, os.SEEK_END) - at) // step
+    for number in range(pieces - 1, max(pieces - 4, 0), -1):
+        file.seek(at + number * step)
+        if file.read(8) == head:
+            return number * step
+    return 0
 
 
 def scale_grey(image: Image.Image, white: int) -> np.ndarray:

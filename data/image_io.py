@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from data.image_files import DECODE_ERRORS, orientation, reason, scale_grey, whole_file
+from data.image_files import DECODE_ERRORS, orientation, read_png_tail, reason, scale_grey, whole_file
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
@@ -61,6 +61,8 @@ def image_size(path: str | Path, file: BinaryIO | None = None) -> tuple[int, int
         with Image.open(path if file is None else file) as image:
             # Pillow has begun to give the size of TIFFs, and of no other format, upright.
             width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            if image.format == "PNG":
+                read_png_tail(image)
             return (width, height) if orientation(image) >= 5 else (height, width)
     except DECODE_ERRORS as error:
         raise ValueError(f"{path}: {reason(path, error)}") from error
@@ -83,9 +85,19 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 def to_tensor(image: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) in [0, 255], or float (H, W, 3) in [0, 1], to float32 (3, H, W) in [0, 1] with memory of its own."""
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    if planes.dtype == torch.uint8:
-        return planes.float() / 255
-    return planes.to(torch.float32, copy=True)
+    return to_unit_range(planes) if planes.dtype == torch.uint8 else planes.to(torch.float32, copy=True)
+
+
+def to_levels(image: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3), or float (H, W, 3) in [0, 1] to the nearest 255th, to uint8 (3, H, W) with memory of its own."""
+    if image.dtype != np.uint8:
+        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+def to_unit_range(levels: Tensor) -> Tensor:
+    """uint8 in 0..255 to float32 in [0, 1], the same bits on every device: k / 255 to the nearest float32."""
+    return levels.float() / torch.full((), 255.0, device=levels.device)  # by a plain 255 CUDA multiplies with 1 / 255: rounded twice
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
@@ -156,8 +168,9 @@ def read_list(path: str | Path) -> list[ImageFile]:
 
 def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key that puts img2 before img10, folder by folder, the same on every machine."""
-    parts = re.findall(r"\d+|\D+", path.as_posix().replace("/", "\0").lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], path.as_posix()
+    text = path.as_posix()
+    parts = re.findall(r"\d+|\D+", text.replace("/", "\0").lower())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -170,6 +183,5 @@ def _walk(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in names:
-            if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS):
-                yield Path(folder, name).relative_to(root)
+        below = Path(folder).relative_to(root)
+        yield from (below / name for name in names if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS))

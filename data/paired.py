@@ -8,7 +8,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data.hr_crops import check_crop, draw_crop
-from data.image_io import ImageFile, image_size, list_images, read_image, to_tensor
+from data.image_io import ImageFile, image_size, list_images, read_image, to_levels, to_tensor
+from data.pictures import NameTable
 from data.sources import FileOrder, Scan, draw_readable, scan_sizes, some, stream
 
 Roots = str | Path | Sequence[str | Path]
@@ -33,19 +34,22 @@ class PairedFolder(Dataset):
     """
 
     def __init__(self, dataroot_lq: Roots, dataroot_gt: Roots | None, scale: float) -> None:
-        self.pairs = pair_by_name(dataroot_lq, dataroot_gt)
-        unreadable = _scan_pairs(self.pairs, scale, smallest=1).unreadable
+        pairs = pair_by_name(dataroot_lq, dataroot_gt)
+        unreadable = _scan_pairs(pairs, scale, smallest=1).unreadable
         if unreadable:
             raise ValueError(f"{len(unreadable)} unreadable images; repair or remove them:{some(unreadable)}")
+        self._names = NameTable(_name(lr) for lr, _ in pairs)
+        self._lr = NameTable(str(lr.path) for lr, _ in pairs)
+        self._hr = NameTable(str(hr.path) for _, hr in pairs if hr is not None)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self._lr)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        lr, hr = self.pairs[index]
-        item: dict[str, Any] = {"lr": to_tensor(read_image(lr.path)), "name": _name(lr), "path": str(lr.path)}
-        if hr is not None:
-            item["hr"] = to_tensor(read_image(hr.path))
+        path = self._lr[index]
+        item: dict[str, Any] = {"lr": to_tensor(read_image(path)), "name": self._names[index], "path": path}
+        if self._hr:
+            item["hr"] = to_tensor(read_image(self._hr[index]))
         return item
 
 
@@ -66,30 +70,32 @@ class PairedCrops(Dataset):
         check_crop(gt_size, scale, seed)
         self.gt_size, self.scale, self.seed, self.use_hflip = gt_size, scale, seed, use_hflip
         pairs = pair_by_name(dataroot_lq, dataroot_gt)
-        self.scan = _scan_pairs(pairs, scale, gt_size)
-        if not self.scan.usable:
-            raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n{self.report()}")
-        self.files = [(str(pairs[i][0].path), str(pairs[i][1].path)) for i in self.scan.usable]
-        self._order = FileOrder([1.0] * len(self.files), seed)
+        scan = _scan_pairs(pairs, scale, gt_size)
+        self._report = scan.report(gt_size)
+        usable = [pairs[i] for i in scan.usable.tolist()]
+        if not usable:
+            raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n{self._report}")
+        self._lr, self._hr = NameTable(str(lr.path) for lr, _ in usable), NameTable(str(hr.path) for _, hr in usable)
+        self._order = FileOrder([1.0] * len(usable), seed)
 
     def report(self) -> str:
         """How many pairs were found, which are too small and which unreadable, for the log."""
-        return self.scan.report(self.gt_size)
+        return self._report
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         file, (lr, hr), skipped = draw_readable(self._order, n, self._load)
         size = self.gt_size // self.scale
         top, left, flip = draw_crop(stream(self.seed, n, _CROP), lr.shape[0] - size, lr.shape[1] - size)
-        item: dict[str, Any] = {"index": n, "path": self.files[file][1], "skipped": skipped}
+        item: dict[str, Any] = {"index": n, "path": self._hr[file], "skipped": skipped}
         for key, image, factor in (("hr", hr, self.scale), ("lr", lr, 1)):
             crop = image[top * factor : (top + size) * factor, left * factor : (left + size) * factor]
-            item[key] = to_tensor(crop[:, ::-1] if flip and self.use_hflip else crop)
+            item[key] = to_levels(crop[:, ::-1] if flip and self.use_hflip else crop)
         return item
 
     def _load(self, file: int) -> tuple[np.ndarray, np.ndarray]:
-        lr, hr = (read_image(path) for path in self.files[file])
+        lr, hr = read_image(self._lr[file]), read_image(self._hr[file])
         if hr.shape[:2] != (lr.shape[0] * self.scale, lr.shape[1] * self.scale) or min(hr.shape[:2]) < self.gt_size:
-            raise ValueError(f"{self.files[file][1]}: its size changed since the start of the run")
+            raise ValueError(f"{self._hr[file]}: its size changed since the start of the run")
         return lr, hr
 
 

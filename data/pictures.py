@@ -29,32 +29,46 @@ class Picture(NamedTuple):
     """(height, width) in pixels where a manifest or an index knows them."""
 
 
-class PictureTable(Sequence[Picture]):
-    """Pictures of known size as one text and one array, about 100 bytes each, which loader processes share.
+class NameTable(Sequence[str]):
+    """Names of files as one text and one array, which loader processes share, and which go from process to process as they are.
 
     A list would end up as a copy in each of them: to look at an object is to count a reference, and so to write to its page of memory.
     """
 
-    def __init__(self, pictures: Iterable[Picture]) -> None:
-        names, numbers, end = [], [], 0
-        for picture in pictures:
-            assert picture.name.startswith(picture.file) and picture.size is not None
-            names.append(os.fsencode(picture.name))
-            end += len(names[-1])
-            file_bytes = len(os.fsencode(picture.file))
-            num_bytes = -1 if picture.num_bytes is None else picture.num_bytes
-            numbers.append((end, file_bytes, picture.offset, num_bytes, *picture.size))
-        self._names = b"".join(names)
-        self._numbers = np.array(numbers, dtype=np.int64).reshape(-1, 6)
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._text = b"".join(encoded)
+        self._starts = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> str:
+        place = range(len(self))[index]
+        start, end = self._starts[place : place + 2].tolist()
+        return os.fsdecode(self._text[start:end])
+
+
+class PictureTable(Sequence[Picture]):
+    """Pictures of known size, about 100 bytes each (see `NameTable`)."""
+
+    def __init__(self, pictures: Iterable[Picture]) -> None:
+        names, numbers = [], []
+        for picture in pictures:
+            assert picture.name.startswith(picture.file) and picture.size is not None
+            names.append(picture.name)
+            num_bytes = -1 if picture.num_bytes is None else picture.num_bytes
+            numbers.append((len(picture.file), picture.offset, num_bytes, *picture.size))
+        self._names = NameTable(names)
+        self._numbers = np.array(numbers, dtype=np.int64).reshape(-1, 5)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
     def __getitem__(self, index: int) -> Picture:
-        end, file_bytes, offset, num_bytes, height, width = self._numbers[index].tolist()
-        name = self._names[self._numbers[index - 1, 0] if index else 0 : end]
-        size = (height, width)
-        return Picture(os.fsdecode(name), os.fsdecode(name[:file_bytes]), offset, None if num_bytes < 0 else num_bytes, size)
+        name = self._names[index]
+        letters, offset, num_bytes, height, width = self._numbers[index].tolist()
+        return Picture(name, name[:letters], offset, None if num_bytes < 0 else num_bytes, (height, width))
 
 
 def find_pictures(root: str | Path) -> list[Picture]:

@@ -24,7 +24,7 @@ from typing import Any
 from data.image_files import reason
 from data.image_io import IMAGE_EXTENSIONS, image_size, list_images
 from data.records import check_fields, read_records, write_records
-from data.sources import some
+from data.sources import progress_bar, some
 
 VERSION = 1
 _KIND = "d3sr-shard-index"
@@ -82,8 +82,12 @@ def shard_members(shards: Sequence[Path]) -> list[tuple[Path, list[Member]]]:
         known = read_index(shard)
         return scan_shard(shard) if known is None else known
 
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return list(zip(shards, pool.map(members, shards), strict=True))
+    found = []
+    with ThreadPoolExecutor(max_workers=8) as pool, progress_bar(len(shards), "shards", "shard") as bar:
+        for shard, some_members in zip(shards, pool.map(members, shards), strict=True):
+            found.append((shard, some_members))
+            bar.update()
+    return found
 
 
 def scan_shard(shard: Path) -> list[Member]:

@@ -1,15 +1,17 @@
 """Which file the n-th training sample comes from, and what was wrong with the files that were left out."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 Loaded = TypeVar("Loaded")
 
 MAX_ATTEMPTS = 10
+BAR_DELAY = 2.0  # seconds before a progress bar is shown
 _BLOCK = 10_000  # samples over which the shares of weighted pools are exact
 _ORDER, _POOLS, _RETRY = 101, 102, 103  # what a random stream is for, so that no two streams of one seed are the same
 
@@ -97,43 +99,55 @@ def some(lines: Sequence[str], shown: int = 5) -> str:
     return "".join(f"\n  {line}" for line in [*lines[:shown], *rest])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scan:
-    """What a look at the headers found: indices of usable files, and why the others are not."""
+    """What a look at the headers found. It names every file that is left out, so a dataset keeps no more of it than its `report`."""
 
-    total: int
-    usable: tuple[int, ...]
+    sizes: np.ndarray
+    """(files, 2) int64: height and width of each file, 0 where it is unreadable."""
+    usable: np.ndarray
+    """Indices of the files to use, ascending."""
     too_small: tuple[str, ...]
     unreadable: tuple[str, ...]
 
     def report(self, smallest: int) -> str:
         """Readable summary; `smallest` is the side in pixels that was asked for."""
-        lines = [f"{len(self.usable)} of {self.total} images usable"]
+        lines = [f"{len(self.usable)} of {len(self.sizes)} images usable"]
         for problems, what in ((self.too_small, f"too small (a side under {smallest} px)"), (self.unreadable, "unreadable")):
             if problems:
                 lines.append(f"{len(problems)} {what}, left out:{some(problems)}")
         return "\n".join(lines)
 
 
-def scan_sizes(
-    sizes: Callable[[int], tuple[int, int]], total: int, smallest: int, name: Callable[[int], str], known: Container[int] = ()
-) -> Scan:
+def scan_sizes(sizes: Callable[[int], tuple[int, int]], total: int, smallest: int, name: Callable[[int], str]) -> Scan:
     """Ask `sizes(index)` for (height, width) of every file, in threads, and sort the files by what came back.
 
-    known: indices whose answer opens no file, so that no thread is needed.
     A ValueError from `sizes` (its text names the file) makes a file unreadable; a side under `smallest` makes it too small.
     """
 
-    def look(index: int) -> tuple[int, int] | str:
-        try:
-            return sizes(index)
-        except ValueError as error:
-            return str(error)
+    def look(indices: range) -> list[tuple[int, int] | str]:
+        seen: list[tuple[int, int] | str] = []
+        for index in indices:
+            try:
+                seen.append(sizes(index))
+            except ValueError as error:
+                seen.append(str(error))
+        return seen
 
-    unknown = [index for index in range(total) if index not in known]
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        looked = dict(zip(unknown, pool.map(look, unknown), strict=True))
-    seen = [looked[index] if index in looked else look(index) for index in range(total)]
-    usable = tuple(i for i, size in enumerate(seen) if not isinstance(size, str) and min(size) >= smallest)
-    too_small = tuple(f"{name(i)}: {s[1]}x{s[0]}" for i, s in enumerate(seen) if not isinstance(s, str) and min(s) < smallest)
-    return Scan(total, usable, too_small, tuple(size for size in seen if isinstance(size, str)))
+    some_at_once = min(64, total // 32 + 1)  # to pass files to threads one by one takes longer than to look at them
+    parts = [range(start, min(start + some_at_once, total)) for start in range(0, total, some_at_once)]
+    seen: list[tuple[int, int] | str] = []
+    with ThreadPoolExecutor(max_workers=8) as pool, progress_bar(total, "image sizes", "image") as bar:
+        for found in pool.map(look, parts):
+            seen += found
+            bar.update(len(found))
+    table = np.array([(0, 0) if isinstance(size, str) else size for size in seen], dtype=np.int64).reshape(-1, 2)
+    shorter = table.min(axis=1)
+    small = np.flatnonzero((shorter > 0) & (shorter < smallest))
+    too_small = tuple(f"{name(i)}: {table[i, 1]}x{table[i, 0]}" for i in small.tolist())
+    return Scan(table, np.flatnonzero(shorter >= max(smallest, 1)), too_small, tuple(size for size in seen if isinstance(size, str)))
+
+
+def progress_bar(total: int, what: str, unit: str) -> tqdm:
+    """A bar on stderr, if that is a terminal, for work that takes long only where there are many files."""
+    return tqdm(total=total, desc=what, unit=unit, delay=BAR_DELAY, disable=None, dynamic_ncols=True)

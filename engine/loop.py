@@ -17,9 +17,11 @@ from engine.distributed import World, dtype_of, from_main, mean_of, parallel
 from engine.health import DiscriminatorHealth
 from engine.housekeeping import Housekeeping, Schedule
 from engine.logs import Means, RunLog
+from engine.machine import describe_machine
 from engine.metrics import build_metric
 from engine.objectives import sample_seed
 from engine.optimization import learning_rate_factor, set_learning_rate
+from engine.places import insist
 from engine.players import build_distance, build_run
 from engine.release import parameter_summary
 from engine.run import Run, resume_run
@@ -94,11 +96,14 @@ def describe_players(run: Run, options: TrainOptions, world: World, log: RunLog)
 
 def train(options: TrainOptions, world: World) -> bool:
     """The training of Sec. 3.4. Returns False where a signal ended it early."""
+    asked, options = options, insist(options, world)
     t, d, logger = options.train, options.datasets.train, options.logger
     set_backends(t)
 
     # Pictures, looked at once and before anything heavy is loaded
     folder, log = open_run_folder(options, world)
+    for line in describe_machine(world, per_process=d.batch_size_per_gpu, accumulate=t.accumulate):
+        log.info(line)
     dataset = from_main(build_dataset(options) if world.is_main else None, world)
     log.info(dataset.report())
     validation = build_validation(options, world, folder / "visualization")
@@ -109,7 +114,7 @@ def train(options: TrainOptions, world: World) -> bool:
     if state is not None:
         resume_run(run, state)
         log.info(f"resuming {state}")
-    log.write_options(to_yaml(options))
+    log.write_options(to_yaml(asked))
     schedule = Schedule(
         total_iter=t.total_iter, print_freq=logger.print_freq, val_freq=options.val.val_freq, save_freq=logger.save_checkpoint_freq,
         check_freq=t.check_ranks, first_save=logger.first_checkpoint, early=options.val.early, early_pictures=options.val.early_pictures,

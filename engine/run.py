@@ -57,20 +57,24 @@ class Run:
         Raises:
             ValueError: that many in a row were not finite; it names the tensors.
         """
+        # Looked at before clipping, which spreads a NaN, and only when the run is about to end: every tensor is waited for.
+        last = [player for player in players if self.skipped_in_a_row.get(player, 0) == PATIENCE - 1]
+        broken = {player: not_finite(self.trained()[player]) for player in last}
         norms = torch.stack([clip_gradients(self.optimizers[player], self.scalers[player], grad_clip) for player in players]).tolist()
         for player, norm in zip(players, norms, strict=True):
-            in_a_row = self.skipped_in_a_row.get(player, 0)
-            broken = not_finite(self.trained()[player]) if in_a_row == PATIENCE - 1 else []  # only then is it worth looking at every tensor
             taken = update(self.optimizers[player], self.scalers[player], norm)
             self.skipped_steps += not taken
-            self.skipped_in_a_row[player] = 0 if taken else in_a_row + 1
+            self.skipped_in_a_row[player] = 0 if taken else self.skipped_in_a_row.get(player, 0) + 1
             if self.skipped_in_a_row[player] == PATIENCE:
-                named = f"in {', '.join(broken[:NAMED])}" + (f" and {len(broken) - NAMED} more tensors" if len(broken) > NAMED else "")
-                raise ValueError(
-                    f"{PATIENCE} steps in a row without a finite gradient in network_{player}, at iteration {self.iteration}: NaN or inf "
-                    f"{named if broken else 'in the norm only'}. Lower train.optim_{player}.lr, or set train.precision: fp32"
-                )
+                raise ValueError(self._no_finite_gradient(player, broken[player]))
         return dict(zip(players, norms, strict=True))
+
+    def _no_finite_gradient(self, player: str, broken: Sequence[str]) -> str:
+        named = f"in {', '.join(broken[:NAMED])}" + (f" and {len(broken) - NAMED} more tensors" if len(broken) > NAMED else "")
+        return (
+            f"{PATIENCE} steps in a row without a finite gradient in network_{player}, at iteration {self.iteration}: NaN or inf "
+            f"{named if broken else 'in the norm only'}. Lower train.optim_{player}.lr, or set train.precision: fp32"
+        )
 
     @contextmanager
     def averaged(self) -> Iterator[Generator]:

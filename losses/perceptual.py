@@ -20,15 +20,15 @@ class Recipe(NamedTuple):
     edge_aware: bool
     """Whether the distance of the Sobel edges is added (Eq. 5)."""
     bytes_per_pixel: dict[str, int]
-    """Backbone -> what autograd keeps of it per pixel of SR, float32: measured on a CPU with `saved_tensors_hooks`."""
+    """Backbone -> what autograd keeps of it per pixel of SR, float32 and grey edges: measured on a CPU with `saved_tensors_hooks`."""
 
 
 PERCEPTUAL: dict[str, Recipe | None] = {
     "mse": None,  # Eq. 8 without its second term
     "lpips": Recipe("lpips", edge_aware=False, bytes_per_pixel={"vgg16": 2439, "squeezenet1_1": 366}),
-    "ea_lpips": Recipe("lpips", edge_aware=True, bytes_per_pixel={"vgg16": 4926, "squeezenet1_1": 780}),
+    "ea_lpips": Recipe("lpips", edge_aware=True, bytes_per_pixel={"vgg16": 4889, "squeezenet1_1": 745}),
     "dists": Recipe("dists", edge_aware=False, bytes_per_pixel={"vgg16": 2694, "squeezenet1_1": 476}),
-    "ea_dists": Recipe("dists", edge_aware=True, bytes_per_pixel={"vgg16": 5437, "squeezenet1_1": 1001}),
+    "ea_dists": Recipe("dists", edge_aware=True, bytes_per_pixel={"vgg16": 5400, "squeezenet1_1": 965}),
 }
 
 

@@ -1,5 +1,6 @@
 """train_d3sr.py from end to end on a very small base: what it writes, that it resumes to the bit, and what it says to mistakes."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -11,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,15 +21,20 @@ from safetensors.torch import load_file
 import train_d3sr
 from data.hr_crops import collate
 from data.image_io import read_image, to_tensor, to_uint8
+from data.loading import on_device
 from engine.distributed import World
 from engine.health import DiscriminatorHealth
 from engine.logs import Means
+from engine.loop import build_dataset, build_steps
+from engine.objectives import draw
+from engine.players import build_run
 from engine.restore import restore_picture
-from losses.perceptual import build_perceptual
+from engine.run import Run
+from engine.steps import Steps
+from losses.pattern import flat_detail, repetition
 from losses.spatial import spatial_loss
 from models.generator import load_generator
-from models.noising import NoiseAware
-from options.d3sr import load_train_options
+from options.d3sr import TrainOptions, load_train_options
 from tests.engine.test_distributed import free_port
 from tests.short_training import OPTIONS, ROOT, assert_same_bits, logged, options_of, photo, settings, tensors_of, train, write_lab
 
@@ -65,7 +70,8 @@ def test_a_run_from_start_to_end(lab: Path, tmp_path: Path) -> None:
     changes = ["val.val_freq=4", metrics, "logger.keep_last=2", "logger.use_tb_logger=true", pairs]
     run = train(lab, tmp_path, *changes)
 
-    assert {path.name for path in run.iterdir()} == {"models", "training_states", "visualization", "train_run.log", "options.yml"}
+    files = {"train_run.log", "options.yml", "validations.json"}
+    assert {path.name for path in run.iterdir()} == {"models", "training_states", "visualization"} | files
     assert {path.name for path in (run / "models").iterdir()} == {"run_4", "run_4_ema", "run_5", "run_5_ema"}
     assert {path.name for path in (run / "training_states").iterdir()} == {"4", "5"}
     assert load_train_options(run / "options.yml") == options_of(lab, tmp_path, *changes)
@@ -74,6 +80,7 @@ def test_a_run_from_start_to_end(lab: Path, tmp_path: Path) -> None:
 
     lines = logged(run)
     assert [line["iter"] for line in lines] == [1, 2, 3, 4, 5] and all(math.isfinite(value) for line in lines for value in line.values())
+    assert all(0 < line["data_share"] < 1 for line in lines)
     wanted = {"mse", "perceptual", "loss_g", "loss_d", "real_logits", "fake_logits", "spatial_gradient", "gradient_g", "gradient_d"}
     assert wanted | {"images_per_s", "memory_gib", "skipped_steps"} <= set(lines[0])
     for line in lines:
@@ -92,7 +99,11 @@ def test_a_run_from_start_to_end(lab: Path, tmp_path: Path) -> None:
         assert np.abs(to_uint8(restored).astype(int) - shown).max() <= 1
         luma = (shown.astype(float) - photo(64, index)) @ [65.481, 128.553, 24.966] / 255
         scores.append(10 * np.log10(255**2 / np.mean(luma**2)))
-    assert [line["iter"] for line in logged(run, "val")] == [4, 5]
+    assert [line["iter"] for line in logged(run, "val")] == [4, 5] and [line["iter"] for line in logged(run, "val_early")] == [0]
+    assert json.loads((run / "models/run_5/config.json").read_text())["metrics"]["mine/psnr"] == pytest.approx(np.mean(scores), abs=0.01)
+    assert {int(number) for number in json.loads((run / "validations.json").read_text())} == {4, 5}
+    early = [path.relative_to(run / "visualization").as_posix() for path in (run / "visualization").rglob("*_0.png")]
+    assert sorted(early) == [*(f"mine/{number}/{number}_0.png" for number in range(4)), "mine_0.png"], "the first four, and a sheet"
     assert logged(run, "val")[-1]["mine/psnr"] == pytest.approx(np.mean(scores), abs=0.01)
     assert read_image(run / "visualization/mine_5.png").shape[1] > 3 * 64
 
@@ -116,7 +127,7 @@ def kill_in_an_iteration() -> None:
 
     update, calls = engine.run.update, []
 
-    def update_until_the_sixth(*arguments: object) -> tuple[float, bool]:
+    def update_until_the_sixth(*arguments: object) -> bool:
         calls.append(1)
         if len(calls) == 6:  # the discriminator's step of iteration 3
             os.kill(os.getpid(), signal.SIGKILL)
@@ -252,7 +263,7 @@ def test_before_its_start_the_adversarial_part_does_nothing(lab: Path, tmp_path:
 
 def test_own_pairs_train(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("losses.spatial.spatial_loss", lambda sr, hr, *a, **k: (seen.append(hr), spatial_loss(sr, hr, *a, **k))[1])
+    monkeypatch.setattr("engine.steps.spatial_loss", lambda sr, hr, *a, **k: (seen.append(hr), spatial_loss(sr, hr, *a, **k))[1])
     run = train(lab, tmp_path, f"datasets.train.dataroot_lq={lab / 'LR'}", "train.total_iter=2")
     assert len(logged(run)) == 2 and "5 of 5 images usable" in (run / "train_run.log").read_text()
     whole = [to_tensor(photo(64, index)) for index in range(5)]
@@ -268,81 +279,127 @@ def test_own_pairs_train(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def batches(lab: Path, tmp_path: Path) -> list[dict]:
-    dataset = train_d3sr.build_dataset(options_of(lab, tmp_path))
-    return [collate([dataset[n] for n in range(start, start + 2)]) for start in (0, 2)]
+    dataset = build_dataset(options_of(lab, tmp_path))
+    return [on_device(collate([dataset[n] for n in range(start, start + 2)]), MAIN.device) for start in (0, 2)]
 
 
-def test_the_generators_step_is_that_of_the_summed_loss(
-    lab: Path, tmp_path: Path, batches: list[dict], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def steps_of(run: Run, options: TrainOptions) -> Steps:
+    return build_steps(run, options, MAIN, Means(), DiscriminatorHealth(0, 999, MAIN.device))
+
+
+@pytest.mark.parametrize("features", ["mid", "multi"])
+def test_the_generators_step_is_that_of_the_summed_loss(lab: Path, tmp_path: Path, batches: list[dict], features: str) -> None:
     """Against one plain backward through L_spatial + lambda_1 L_G of both batches, written out here."""
-    from engine.objectives import GENERATOR_STEP, draw
-    from losses.pattern import flat_detail, repetition
-
-    weights = ("train.adversarial_weight=0.7", "train.pattern_weight=3", "train.repetition_weight=0.5")
+    weights = ("train.adversarial_weight=0.7", "train.pattern_weight=3", "train.repetition_weight=0.5", f"network_d.features={features}")
     options = options_of(lab, tmp_path, "network_g.train=lora", "train.perceptual.shift=0", *weights)
-    run = train_d3sr.build_run(options, MAIN)
-    perceptual = build_perceptual("ea_dists", backbone="squeezenet1_1", backbone_weights="random", sobel_eps=1e-4)
-    found: dict[str, list] = {}
-
-    def keep_gradients(optimizer: torch.optim.Optimizer, *_: object) -> tuple[float, bool]:
-        found["g"] = [p.grad.clone() for p in run.generator.trainable().values()]
-        found["d"] = [p.grad for p in run.discriminator.parameters()]
-        return 0.0, True
-
-    monkeypatch.setattr("engine.run.update", keep_gradients)
+    run = build_run(options, MAIN)
     before = [p.requires_grad for p in run.discriminator.parameters()]
-    plain = lambda: torch.autocast("cpu", enabled=False)  # noqa: E731
-    judged = train_d3sr.generator_step(run, run.generator, batches, perceptual, options, Means(), plain)
-    assert found["d"] == [None] * len(before) and [p.requires_grad for p in run.discriminator.parameters()] == before
-    assert [indices for *_, indices in judged] == [[0, 1], [2, 3]]
+    steps = steps_of(run, options)
+    judged = steps.generator_step(batches)
+    found = [p.grad.clone() for p in run.generator.trainable().values()]
+    assert [p.grad for p in run.discriminator.parameters()] == [None] * len(before)
+    assert [p.requires_grad for p in run.discriminator.parameters()] == before and len(judged) == 2
 
     run.generator.zero_grad()
-    total = 0.0
-    for batch, (judged_hat, judged_hr, _) in zip(batches, judged, strict=True):
+    total, norms = 0.0, {"spatial": 0.0, "adversarial": 0.0}
+    for batch, one in zip(batches, judged, strict=True):
         sr, z_hat = run.generator(batch["lr"] * 2 - 1)
-        seen = draw(run.noising, 0, batch["index"].tolist(), GENERATOR_STEP, z_hat)
+        seen = draw(run.noising, 0, batch["index"].tolist(), z_hat.shape[1:], MAIN.device).generator_step
         alpha_bar = run.generator.alphas_cumprod[seen.timesteps].view(-1, 1, 1, 1)
-        logits = run.discriminator(alpha_bar.sqrt() * z_hat + (1 - alpha_bar).sqrt() * seen.noise, seen.timesteps)
-        image = (sr + 1) / 2
-        spatial = options.train.mse_weight * (image - batch["hr"]).square().mean() + options.train.perceptual.weight * perceptual(
-            image, batch["hr"]
-        )
+        votes = run.discriminator(alpha_bar.sqrt() * z_hat + (1 - alpha_bar).sqrt() * seen.noise, seen.timesteps)
+        loss_g = -sum(torch.log(torch.sigmoid(logits)).mean() for logits in votes) / len(votes)
+        image, t = (sr + 1) / 2, options.train
+        spatial = t.mse_weight * (image - batch["hr"]).square().mean() + t.perceptual.weight * steps.distance(image, batch["hr"])
         spatial = spatial + 3 * flat_detail(image, batch["hr"]) + 0.5 * repetition(image, batch["hr"])
-        total = total + (spatial - 0.7 * torch.log(torch.sigmoid(logits)).mean()) / 2
-        torch.testing.assert_close(judged_hat, z_hat.detach())
-        torch.testing.assert_close(judged_hr, run.generator.autoencoder.encode(batch["hr"] * 2 - 1))
-        assert not judged_hat.requires_grad and not judged_hr.requires_grad
+        for name, loss in (("spatial", spatial), ("adversarial", 0.7 * loss_g)):
+            norms[name] += torch.autograd.grad(loss / 2, z_hat, retain_graph=True)[0].square().sum().item()
+        total = total + (spatial + 0.7 * loss_g) / 2
+        torch.testing.assert_close(one.z_hat, z_hat.detach())
+        torch.testing.assert_close(one.z_hr, run.generator.autoencoder.encode(batch["hr"] * 2 - 1))
+        assert not one.z_hat.requires_grad and not one.z_hr.requires_grad
     total.backward()
-    largest = max(gradient.abs().max().item() for gradient in found["g"])
+    largest = max(gradient.abs().max().item() for gradient in found)
     assert largest > 1e-4
-    for gradient, (name, parameter) in zip(found["g"], run.generator.trainable().items(), strict=True):
+    for gradient, (name, parameter) in zip(found, run.generator.trainable().items(), strict=True):
         assert (gradient - parameter.grad).abs().max().item() < 1e-4 * gradient.abs().max().item() + 1e-6 * largest, name
+    means = steps.means.read(MAIN)
+    assert means["spatial_gradient"] == pytest.approx(norms["spatial"] ** 0.5, rel=1e-3)
+    assert means["adversarial_gradient"] == pytest.approx(norms["adversarial"] ** 0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("timesteps", [True, False])
-@pytest.mark.parametrize("noise", [True, False])
-def test_real_and_generated_share_what_the_options_say(
-    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timesteps: bool, noise: bool
+def test_a_ratio_holds_the_adversarial_gradient_at_its_share(lab: Path, tmp_path: Path) -> None:
+    """On one batch again and again, without updates: the first iteration only measures, then the share is exact."""
+    options = options_of(lab, tmp_path, "train.adversarial_weight=null", "train.adversarial_ratio=0.15")
+    run = build_run(options, MAIN)
+    dataset = build_dataset(options)
+    batch = on_device(collate([dataset[0], dataset[1]]), MAIN.device)
+    steps, shares = steps_of(run, options), []
+    for _ in range(3):
+        steps.generator_step([batch])
+        means = steps.means.read(MAIN)
+        shares.append(means["adversarial_gradient"] / means["spatial_gradient"])
+    assert shares == pytest.approx([0.0, 0.15, 0.15], rel=1e-4)
+
+
+def test_the_logged_gradients_do_not_depend_on_how_the_batch_is_split(lab: Path, tmp_path: Path, batches: list[dict]) -> None:
+    """Two batches of two, and one of the same four: DISTS per picture, so that the loss is a mean over pictures."""
+    options = options_of(lab, tmp_path, "train.perceptual.shift=0", "train.perceptual.type=dists")
+    whole = {key: torch.cat([batch[key] for batch in batches]) for key in ("lr", "hr", "index")}
+    found = []
+    for parts in (batches, [whole]):
+        steps = steps_of(build_run(options, MAIN), options)
+        steps.generator_step(parts)
+        found.append(steps.means.read(MAIN))
+    for name in ("spatial_gradient", "adversarial_gradient"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-3), name
+
+
+def test_the_discriminator_warms_up_alone(lab: Path, tmp_path: Path) -> None:
+    """It learns from iteration 1 on; the generator of iteration 2 is the one it would be without a discriminator, of iteration 3 not."""
+    changes = ("train.discriminator_start=1", "train.adversarial_start=2", "train.total_iter=3", "logger.save_checkpoint_freq=1")
+    run = train(lab, tmp_path, *changes)
+    assert ["loss_d" in line for line in logged(run)] == [False, True, True]
+    assert ["loss_g" in line for line in logged(run)] == [False, False, True]
+    alone = train(lab, tmp_path / "alone", *changes, "network_d.type=none")
+    for iteration, same in ((2, True), (3, False)):
+        ours, theirs = (load_file(folder / f"training_states/{iteration}/generator.safetensors") for folder in (run, alone))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs) == same
+
+
+@pytest.mark.parametrize("how", ["network_d.train=full", "network_d.train_conv_in=true", "network_d.features=multi"])
+def test_every_way_to_train_the_discriminator_trains_and_resumes(lab: Path, tmp_path: Path, how: str) -> None:
+    changes = (how, "train.precision=bf16", "train.adversarial_weight=null", "train.adversarial_ratio=0.2", "logger.keep_last=9")
+    whole = train(lab, tmp_path / "whole", *changes, "train.total_iter=4")
+    saved = load_file(whole / "training_states/4/discriminator.safetensors")
+    start = build_run(options_of(lab, tmp_path, *changes), MAIN).discriminator.trainable()
+    assert saved.keys() == start.keys()
+    if how != "network_d.features=multi":
+        assert not torch.equal(saved["trunk.conv_in.weight"], start["trunk.conv_in.weight"])
+    run = shutil.copytree(whole, tmp_path / "again/experiments/run")
+    shutil.rmtree(run / "training_states/4")
+    train(lab, tmp_path / "again", *changes, "train.total_iter=4")
+    assert_same_bits(run / "training_states/4", whole / "training_states/4")
+
+
+def test_an_early_state_is_kept_and_a_validation_that_breaks_ends_nothing(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    """The state of the iteration is on the disk when its validation begins; every picture of it fails."""
+    states = tmp_path / "experiments/run/training_states"
+    seen: list[set[str]] = []
 
-    def objective(judge: torch.nn.Module, noising: NoiseAware, z_hr, z_hat, real, fake, alphas) -> tuple:
-        seen.extend([real, fake])
-        logits = judge(z_hr)
-        return logits.mean(), logits.detach(), logits.detach()
+    def out_of_memory(*_: object, **__: object) -> tuple:
+        seen.append({path.name for path in states.iterdir()} if states.exists() else set())
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("engine.objectives.discriminator_objective", objective)
-    judge = torch.nn.Linear(2, 1)
-    run = SimpleNamespace(
-        noising=NoiseAware(), generator=SimpleNamespace(alphas_cumprod=None), step=lambda *_: 0.0,
-        scalers={"d": torch.amp.GradScaler("cpu", enabled=False)},
-    )  # fmt: skip
-    options = options_of(lab, tmp_path, f"network_d.share_timesteps={timesteps}", f"network_d.share_noise={noise}")
-    z, health = torch.zeros(3, 4, 2, 2), DiscriminatorHealth(0, 999, MAIN.device)
-    train_d3sr.discriminator_step(run, judge, [(z, z, [5, 6, 7])], options, Means(), health, lambda: torch.autocast("cpu", enabled=False))
-    real, fake = seen
-    assert torch.equal(real.timesteps, fake.timesteps) == timesteps and torch.equal(real.noise, fake.noise) == noise
+    monkeypatch.setattr("engine.validation.restore_picture", out_of_memory)
+    pairs = f"datasets.val.mine={{dataroot_lq: {lab / 'LR/0.png'}, dataroot_gt: {lab / 'HR/0.png'}}}"
+    often = ["val.val_freq=4", "logger.save_checkpoint_freq=4", "logger.first_checkpoint=1", "logger.keep_last=9", "val.best=mine/psnr"]
+    run = train(lab, tmp_path, pairs, *often, "val.metrics={psnr: {type: psnr}, ssim: null}")
+    assert seen == [set(), {"1", "4"}, {"1", "4", "5"}], "before iteration 1, at 4 and at the end"
+    log = (run / "train_run.log").read_text()
+    said = "validation of mine at iteration 4: 1 picture(s) left out (picture 1: CUDA out of memory. Tried to allocate 20.00 GiB); val.tile"
+    assert said in log and "val.best: nothing was scored" in log and "INFO: finished" in log
 
 
 def test_ten_steps_without_a_finite_gradient_end_the_run(
@@ -351,14 +408,14 @@ def test_ten_steps_without_a_finite_gradient_end_the_run(
     def broken(sr: torch.Tensor, hr: torch.Tensor, *_: object, **__: object) -> tuple:
         return (sr * math.nan).mean(), {"mse": sr.new_zeros(()), "perceptual": sr.new_zeros(())}
 
-    monkeypatch.setattr("losses.spatial.spatial_loss", broken)
+    monkeypatch.setattr("engine.steps.spatial_loss", broken)
     assert train_d3sr.main(settings(lab, tmp_path, "train.total_iter=50", "logger.save_checkpoint_freq=9")) == 2
     error = capsys.readouterr().err
     assert "10 steps in a row without a finite gradient in network_g, at iteration 9" in error and "Traceback" not in error
     assert "NaN or inf in prompt_embedding, unet.conv_in.weight, unet.conv_in.bias and " in error
     state = tmp_path / "experiments/run/training_states/9"
     assert logged(tmp_path / "experiments/run")[-1]["skipped_steps"] == 9
-    fresh = train_d3sr.build_run(options_of(lab, tmp_path), MAIN).generator.trainable()
+    fresh = build_run(options_of(lab, tmp_path), MAIN).generator.trainable()
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in load_file(state / "generator.safetensors").items())
 
 
@@ -401,7 +458,7 @@ def test_two_processes_are_one_with_twice_the_batch(lab: Path, tmp_path: Path) -
     for mine, single in zip(logged(run), logged(alone), strict=True):
         for name in ("iter", "mse", "perceptual", "loss_g", "loss_d", "real_logits", "fake_logits", "gradient_g", "gradient_d"):
             assert mine[name] == pytest.approx(single[name], rel=3e-3, abs=1e-5), (name, mine["iter"])
-    start = train_d3sr.build_run(options_of(lab, tmp_path), MAIN)
+    start = build_run(options_of(lab, tmp_path), MAIN)
     fresh = {f"generator.{name}": p for name, p in start.generator.trainable().items()}
     fresh |= {f"discriminator.{name}": p for name, p in start.discriminator.trainable().items()}
     for iteration, tolerance in ((1, 1e-3), (3, 1e-2)):
@@ -438,6 +495,27 @@ def test_mistakes_end_with_one_message_and_status_2(
     error = capsys.readouterr().err
     (message,) = [line for line in error.splitlines() if line.startswith("train_d3sr.py: ")]
     assert expected in error[error.index(message) :] and "Traceback" not in error
+
+
+def test_several_mistakes_in_paths_are_one_message_and_nothing_is_made(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Neither a folder for the run, nor an archive of the former one."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    gone = ["network_d.pretrained=owner/name", "datasets.train.dataroot_gt=no/photos", "path.resume=false"]
+    assert train_d3sr.main(settings(lab, tmp_path, *gone)) == 2
+    error = capsys.readouterr().err
+    assert "2 things" in error and "network_d.pretrained: owner/name" in error and "datasets.train.dataroot_gt: no/photos" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_that_is_not_there_is_a_mistake(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train_d3sr.main(settings(lab, tmp_path, "device=cuda")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train_d3sr.py: device: cuda was asked for") and "is built for" in error and error.count("\n") == 1
 
 
 def test_a_launcher_without_torchrun_and_a_missing_option_file_are_mistakes_too(

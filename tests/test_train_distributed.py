@@ -9,19 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
-import engine.run
-import train_d3sr
 from data.hr_crops import collate
+from data.loading import on_device
 from data.sampler import ShardedSampler
-from engine.distributed import World, parallel
+from engine.distributed import World
 from engine.health import DiscriminatorHealth
 from engine.logs import Means
-from losses.perceptual import build_perceptual
+from engine.loop import build_dataset, build_steps
+from engine.players import build_run
 from options.d3sr import TrainOptions
 from tests.engine.test_distributed import in_processes
 from tests.engine.test_sharding import GATHER, REDUCE, Collectives
@@ -29,6 +27,7 @@ from tests.short_training import ROOT, assert_same_bits, options_of, settings, t
 from tests.test_train_survival import EXACT, assert_same_end, two_processes
 
 MAIN = World(0, 1, torch.device("cpu"))
+DISTANCE = "train.perceptual.type=dists"
 CHECKPOINTING = "train.gradient_checkpointing=[vae, unet, discriminator]"
 
 
@@ -52,38 +51,36 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def one_iteration(options: TrainOptions, world: World) -> dict[str, Any]:
-    """Both players' gradients in the first iteration, by name, and what was sent in either step; nothing is updated."""
+    """Both players' gradients in the first iteration, by name, what was logged of them, and what was sent in either step."""
     torch.set_num_threads(1)
-    run = train_d3sr.build_run(options, world)
-    players: dict[str, nn.Module] = {"g": run.generator, "d": run.discriminator}
-    everywhere = {player: parallel(network, world) for player, network in players.items()}
-    dataset, data, accumulate = train_d3sr.build_dataset(options), options.datasets.train, options.train.accumulate
+    run = build_run(options, world)
+    steps = build_steps(run, options, world, Means(), DiscriminatorHealth(0, 999, world.device))
+    dataset, data, accumulate = build_dataset(options), options.datasets.train, options.train.accumulate
     numbers = iter(ShardedSampler(rank=world.rank, world_size=world.size, start=0))
-    batches = [collate([dataset[next(numbers)] for _ in range(data.batch_size_per_gpu)]) for _ in range(accumulate)]
-    perceptual = build_perceptual("dists", backbone="squeezenet1_1", backbone_weights="random")
-    found: dict[str, dict[str, np.ndarray]] = {}
+    batches = [
+        on_device(collate([dataset[next(numbers)] for _ in range(data.batch_size_per_gpu)]), world.device) for _ in range(accumulate)
+    ]
+    found: dict[str, Any] = {}
 
-    def keep_gradients(optimizer: torch.optim.Optimizer, *_: object) -> tuple[float, bool]:
-        player = "g" if optimizer is run.optimizers["g"] else "d"
-        found[player] = {name: p.grad.numpy().copy() for name, p in run.trained()[player].items()}
-        found[f"others of {player}"] = [name for name, p in players["d" if player == "g" else "g"].named_parameters() if p.grad is not None]
-        optimizer.zero_grad()
-        return 0.0, True
+    def keep_gradients(player: str, network: torch.nn.Module, other: torch.nn.Module) -> None:
+        found[player] = {name: p.grad.numpy().copy() for name, p in network.trainable().items()}
+        found[f"others of {player}"] = [name for name, p in other.named_parameters() if p.grad is not None]
+        network.zero_grad()
 
-    health, plain = DiscriminatorHealth(0, 999, world.device), lambda: torch.autocast("cpu", enabled=False)
     sent = {"g": Collectives(), "d": Collectives()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.run, "update", keep_gradients)
-        with sent["g"]:
-            judged = train_d3sr.generator_step(run, everywhere["g"], batches, perceptual, options, Means(), plain)
-        with sent["d"]:
-            train_d3sr.discriminator_step(run, everywhere["d"], judged, options, Means(), health, plain)
-    return found | {"sent": {player: dict(of.numbers) for player, of in sent.items()}}
+    with sent["g"]:
+        judged = steps.generator_step(batches)
+    keep_gradients("g", run.generator, run.discriminator)
+    with sent["d"]:
+        steps.discriminator_step(judged)
+    keep_gradients("d", run.discriminator, run.generator)
+    logged = {name: value for name, value in steps.means.read(world).items() if name.endswith("_gradient")}
+    return found | {"sent": {player: dict(of.numbers) for player, of in sent.items()}, "logged": logged}
 
 
 @pytest.fixture(scope="module")
 def alone(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    options = options_of(lab, tmp_path_factory.mktemp("alone"), "datasets.train.batch_size_per_gpu=4")
+    options = options_of(lab, tmp_path_factory.mktemp("alone"), "datasets.train.batch_size_per_gpu=4", DISTANCE)
     return one_iteration(options, MAIN)
 
 
@@ -96,17 +93,20 @@ def test_two_processes_have_the_gradients_of_one_with_their_batches(
 ) -> None:
     """Four samples in one batch, in two batches, or in four; and in either step nobody's gradient is sent but the player's own, once."""
     accumulate = len(changes)
-    options = options_of(lab, tmp_path, f"datasets.train.batch_size_per_gpu={2 // accumulate}", f"network_d.shard={shard}", *changes)
+    batch = f"datasets.train.batch_size_per_gpu={2 // accumulate}"
+    options = options_of(lab, tmp_path, batch, f"network_d.shard={shard}", DISTANCE, *changes)
     ranks = in_processes(2, functools.partial(one_iteration, options))
     for rank in ranks:
         assert rank["others of g"] == rank["others of d"] == []
+        assert rank["logged"] == pytest.approx(alone["logged"], rel=3e-3), "the same however the batch is split"
         for player, rounding in (("g", 3e-3), ("d", 1e-4)):  # DISTS makes more of it, and kernels with AVX-512 most
             assert rank[player].keys() == alone[player].keys()
             largest = max(abs(gradient).max() for gradient in alone[player].values())
             for name, gradient in alone[player].items():
                 assert abs(gradient - rank[player][name]).max() <= rounding * (abs(gradient).max() + 0.01 * largest), name
                 assert (ranks[0][player][name] == rank[player][name]).all(), "the same in every process"
-            assert rank["sent"][player][REDUCE] == sum(gradient.size for gradient in alone[player].values())
+            norms = 2 if player == "g" else 0  # the squares of the two gradients at z_hat
+            assert rank["sent"][player][REDUCE] == sum(gradient.size for gradient in alone[player].values()) + norms
             assert rank["sent"][player].keys() == ({REDUCE, GATHER} if shard else {REDUCE})
 
 
@@ -136,13 +136,13 @@ def sharded(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same_to_rounding(lab: Path, run: Path, other: Path) -> None:
     """The last states agree, measured by how far the training went."""
-    start = train_d3sr.build_run(options_of(lab, run), MAIN)
+    start = build_run(options_of(lab, run), MAIN)
     fresh = {f"generator.{name}": p for name, p in start.generator.trainable().items()}
     fresh |= {f"discriminator.{name}": p for name, p in start.discriminator.trainable().items()}
     ours, theirs = (tensors_of(folder / "training_states/4") for folder in (run, other))
     assert ours.keys() == theirs.keys() > fresh.keys()
     for part in ("generator.", "discriminator.", "optimizer_g.", "optimizer_d."):
-        names = [name for name in theirs if name.startswith(part)]
+        names = [name for name in theirs if name.startswith(part) and not name.endswith(".step")]  # a count, large beside all else
         apart = max((ours[name] - theirs[name]).abs().max().item() for name in names)
         moved = max((theirs[name] - fresh.get(name, 0)).abs().max().item() for name in names)
         assert moved > 5e-5 and apart < 1e-2 * moved + 2**-22, f"{part} {apart} apart after {moved}"
@@ -214,3 +214,18 @@ def test_torchrun_restarts_after_a_process_died(lab: Path, tmp_path: Path, ddp: 
     run = tmp_path / "experiments/run"
     assert (run / "train_run.log").read_text().count(f"INFO: resuming {run / 'training_states/2'}") == 1
     assert_same_end(run, ddp, 4)
+
+
+def test_what_is_missing_is_said_once_in_two_processes(lab: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """By process 0, whose status is that of a mistake; the other one only says why it leaves."""
+    gone = ("datasets.train.dataroot_gt=no/photos", f"network_d.pretrained={tmp_path / 'no_base'}")
+    assert two_processes(lab, tmp_path, lambda _: None, *LASTING, *gone) == [2, 1]
+    error = capfd.readouterr().err
+    assert error.count("train_d3sr.py: 2 things that this training needs cannot be had:\n") == error.count("  - datasets.train") == 1
+    assert error.count("; leaving") <= 1 and not list(tmp_path.iterdir())
+
+
+def test_the_log_begins_with_the_machine_and_the_batch(ddp: Path) -> None:
+    lines = [line.split("INFO: ")[1] for line in (ddp / "train_run.log").read_text().splitlines()[:3]]
+    assert lines[0] == "device: cpu (threads: 1); 2 processes over gloo" and lines[1] == f"torch {torch.__version__}"
+    assert lines[2] == "batch 4 = 1 a process x 2 processes x 2 accumulated"

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 import engine.housekeeping
+import engine.loop
 import engine.run
 import train_d3sr
+from engine.steps import Steps
 from tests.engine.test_distributed import free_port
 from tests.short_training import assert_same_bits, logged, settings, train, write_lab
 
@@ -87,7 +89,7 @@ def before_update(number: int, action: Callable[[], None], patch: Callable[..., 
     """Does something before this process's number-th update, counted from 1: the generator's come first."""
     update, calls = engine.run.update, []
 
-    def update_with_action(*arguments: object) -> tuple[float, bool]:
+    def update_with_action(*arguments: object) -> bool:
         calls.append(1)
         if len(calls) == number:
             action()
@@ -131,7 +133,7 @@ def test_a_signal_in_the_last_iteration_lets_the_run_end(lab: Path, tmp_path: Pa
 def test_ctrl_c_while_everything_is_loaded_is_no_traceback(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(train_d3sr, "build_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(engine.loop, "build_run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert train_d3sr.main(settings(lab, tmp_path)) == 130
     assert "Traceback" not in capsys.readouterr().err
 
@@ -194,8 +196,8 @@ def test_a_signal_to_the_whole_group_leaves_the_loader_processes_at_work(lab: Pa
 
 
 COUNTED = {
-    "anywhere": (train_d3sr, "generator_step", 700_000),
-    "step": (train_d3sr, "generator_step", 150_000),
+    "anywhere": (Steps, "generator_step", 700_000),
+    "step": (Steps, "generator_step", 150_000),
     "save": (engine.housekeeping, "save_run", 300_000),
 }
 """Where a kill is to happen -> the function from which, or in which, events are counted, and how many there are at most: two iterations
@@ -316,12 +318,12 @@ def test_a_process_whose_weights_drift_ends_the_run(lab: Path, tmp_path: Path, c
     def drift(rank: int) -> None:
         step = engine.run.Run.step
 
-        def step_and_drift(run: engine.run.Run, player: str, grad_clip: float | None) -> float:
-            norm = step(run, player, grad_clip)
-            if rank == 1 and player == "d" and run.iteration == 2:
+        def step_and_drift(run: engine.run.Run, players: Sequence[str], grad_clip: float | None) -> dict[str, float]:
+            norms = step(run, players, grad_clip)
+            if rank == 1 and run.iteration == 2:
                 with torch.no_grad():
-                    run.discriminator.head[2].bias.mul_(1 + 2**-22)
-            return norm
+                    run.discriminator.heads[0][2].bias.mul_(1 + 2**-22)
+            return norms
 
         engine.run.Run.step = step_and_drift
 

@@ -118,7 +118,7 @@ def report_agreement(args: argparse.Namespace, options: "TrainOptions") -> int:
         }
         for name, found in comparisons.items()
     }
-    operations = stage_differences(pipeline.functions, [dataset[n]["hr"] for n in range(min(STAGE_CROPS, args.crops))], args.seed)
+    operations = stage_differences(pipeline.functions, hr_crops(dataset, min(STAGE_CROPS, args.crops)), args.seed)
     document = {
         **provenance(args),
         "tests": len(corrected),
@@ -137,6 +137,7 @@ def draw_samples(dataset: "HRCrops", pipeline: "BasicSRPipeline", options: "Trai
     import numpy as np
     from tqdm import trange
 
+    from data.image_io import to_unit_range
     from degradations.second_order import degrade
     from engine.lr_statistics import STATISTICS, lr_statistics
     from tools.peers.basicsr import seed_all
@@ -144,17 +145,25 @@ def draw_samples(dataset: "HRCrops", pipeline: "BasicSRPipeline", options: "Trai
     samples: dict[str, Any] = {who: {name: [] for name in STATISTICS} for who in ("ours", "basicsr", "again")}
     for n in trange(args.crops, desc="crops", disable=None):
         item = dataset[n]
-        hr, bicubic = picture(item["hr"]), bicubic_lr(picture(item["hr"]), options.scale)
+        tensor = to_unit_range(item["hr"])
+        hr, bicubic = picture(tensor), bicubic_lr(picture(tensor), options.scale)
         seed_all(args.seed, n)
         lrs = {
-            "ours": picture(item["lr"]),
-            "basicsr": picture(pipeline(item["hr"][None])[0]),
+            "ours": picture(to_unit_range(item["lr"])),
+            "basicsr": picture(pipeline(tensor[None])[0]),
             "again": degrade(hr, np.random.default_rng([args.seed, n, 1]), options.degradation, options.scale),
         }
         for who, lr in lrs.items():
             for name, value in lr_statistics(lr, bicubic).items():
                 samples[who][name].append(value)
     return samples
+
+
+def hr_crops(dataset: "HRCrops", number: int) -> "list[Tensor]":
+    """The first HR crops, float32 (3, H, W) in [0, 1]."""
+    from data.image_io import to_unit_range
+
+    return [to_unit_range(dataset[n]["hr"]) for n in range(number)]
 
 
 def picture(image: "Tensor") -> "np.ndarray":
@@ -184,7 +193,7 @@ def report_speed(args: argparse.Namespace, options: "TrainOptions") -> int:
     speeds = []
     for gt_size in args.gt_size:
         dataset, pipeline = prepare(args, options, gt_size)
-        crops = [dataset[n]["hr"] for n in range(args.crops)]
+        crops = hr_crops(dataset, args.crops)
         speeds.append(asdict(measure(crops, dataset.__getitem__, pipeline, options.degradation, options.scale, args.seed)))
     document = {**provenance(args), "sizes": speeds}
     write_report(args.output, "speed", document, speed_text(document))

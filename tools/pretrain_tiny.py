@@ -40,10 +40,11 @@ def fit_transform(dataset, num_crops: int):
     """The block transform, whitened over the first crops of the run."""
     import torch
 
+    from data.image_io import to_unit_range
     from models.block_transform import BlockTransform
 
     transform = BlockTransform(block_size=4)
-    transform.fit(torch.stack([dataset[n]["hr"] for n in range(num_crops)]) * 2 - 1)
+    transform.fit(to_unit_range(torch.stack([dataset[n]["hr"] for n in range(num_crops)])) * 2 - 1)
     return transform
 
 
@@ -83,9 +84,9 @@ def save_state(path: Path, **state) -> None:
 def pretrain(args: argparse.Namespace) -> None:
     """Trains, or goes on training, and writes the base."""
     import torch
-    from torch.utils.data import DataLoader
 
-    from data.hr_crops import HRCrops, collate
+    from data.hr_crops import HRCrops
+    from data.loading import endless_batches
     from data.sampler import ShardedSampler
     from models.backbones import Autoencoder, cast, new_unet, save_base
     from models.block_transform import BlockTransform
@@ -116,14 +117,14 @@ def pretrain(args: argparse.Namespace) -> None:
         transform = fit_transform(dataset, num_crops=args.fit_crops)
     transform.to(args.device)
     sampler = ShardedSampler(rank=0, world_size=1, start=iteration * args.batch)
-    loader = iter(DataLoader(dataset, args.batch, sampler=sampler, num_workers=args.workers, collate_fn=collate))
+    loader = endless_batches(dataset, args.batch, sampler, workers=args.workers, device=torch.device(args.device), warn=print)
 
     # Train
     started, first, running = time.time(), iteration, 0.0
     while iteration < args.iterations:
         batch = next(loader)
         with torch.no_grad():
-            z = transform.encode(batch["hr"].to(args.device) * 2 - 1)
+            z = transform.encode(batch["hr"] * 2 - 1)
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + iteration)
         loss = denoising_loss(unet, z, alphas_cumprod, generator)
         for group in optimizer.param_groups:

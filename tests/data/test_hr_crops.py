@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data.hr_crops import HRCrops, collate
-from data.image_io import to_uint8
+from data.image_io import to_unit_range
 from data.sampler import ShardedSampler
 from degradations.blur import usm_sharpen
 from degradations.stage import Degradation
@@ -22,7 +22,7 @@ def crops(root: Path, *, degradation: Degradation | None = None, **changes: obje
 
 def locate(hr: torch.Tensor) -> tuple[int, int, int, bool]:
     """(file, top, left, flipped) read from the pixels of a crop of a located picture; fails unless all of it is an exact sub-image."""
-    pixels = to_uint8(hr)
+    pixels = hr.permute(1, 2, 0).numpy()
     flipped = bool(pixels[0, 0, 1] > pixels[0, -1, 1])
     upright = pixels[:, ::-1] if flipped else pixels
     top, left, file = (int(value) for value in upright[0, 0])
@@ -35,7 +35,7 @@ def test_items_are_sub_images_and_say_where_from(folder: Path) -> None:
     for n in range(40):
         item = dataset[n]
         file, top, left, _ = locate(item["hr"])
-        assert item["hr"].shape == (3, 32, 32) and item["hr"].dtype == torch.float32
+        assert item["hr"].shape == (3, 32, 32) and item["hr"].dtype == torch.uint8
         assert item["path"] == str(folder / f"{file}.png") and item["index"] == n and item["skipped"] == [] and "lr" not in item
         assert top <= 40 + 5 * file - 32 and left <= 70 - 5 * file - 32
 
@@ -103,9 +103,8 @@ def test_lr_is_a_small_8_bit_picture_of_its_own_hr(tmp_path: Path) -> None:
     dataset = crops(tmp_path, degradation=Degradation())
     flipped = 0
     for n in range(60):
-        hr, lr = dataset[n]["hr"], dataset[n]["lr"]
-        assert lr.shape == (3, 8, 8) and lr.dtype == torch.float32 and lr.min() >= 0 and lr.max() <= 1
-        assert torch.allclose(lr * 255, (lr * 255).round(), atol=1e-4)
+        assert dataset[n]["lr"].shape == (3, 8, 8) and dataset[n]["lr"].dtype == torch.uint8
+        hr, lr = (to_unit_range(dataset[n][key]) for key in ("hr", "lr"))
         if abs(hr.mean() - 0.5) < 0.2:
             bright_left = hr[..., :16].mean() > hr[..., 16:].mean()
             assert bright_left == (lr[..., :4].mean() > lr[..., 4:].mean())
@@ -115,10 +114,10 @@ def test_lr_is_a_small_8_bit_picture_of_its_own_hr(tmp_path: Path) -> None:
 
 def test_usm_sharpens_the_target(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((60, 60)).save(tmp_path / "a.png")
-    plain, sharp = (crops(tmp_path, usm=usm)[0]["hr"] for usm in (False, True))
-    assert torch.allclose(sharp, torch.from_numpy(usm_sharpen(plain.permute(1, 2, 0).numpy())).permute(2, 0, 1), atol=1e-6)
+    plain, sharp = (to_unit_range(crops(tmp_path, usm=usm)[0]["hr"]) for usm in (False, True))
+    expected = torch.from_numpy(usm_sharpen(plain.permute(1, 2, 0).numpy())).permute(2, 0, 1)
+    assert torch.allclose(sharp, expected, atol=0.501 / 255), "to the nearest of 256 levels"
     assert sharp.diff(dim=2).abs().mean() > 1.05 * plain.diff(dim=2).abs().mean()
-    assert sharp.min() >= 0 and sharp.max() <= 1
 
 
 def test_weights_are_respected_between_folders_lists_and_files(tmp_path: Path) -> None:

@@ -7,7 +7,18 @@ import torch
 from PIL import ExifTags, Image
 
 from data import image_io
-from data.image_io import ImageFile, image_size, list_images, read_image, read_list, to_tensor, to_uint8, write_image
+from data.image_io import (
+    ImageFile,
+    image_size,
+    list_images,
+    read_image,
+    read_list,
+    to_levels,
+    to_tensor,
+    to_uint8,
+    to_unit_range,
+    write_image,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
 
@@ -170,6 +181,33 @@ def test_tensors_and_rounding() -> None:
     assert np.allclose(to_tensor(image).numpy(), image.transpose(2, 0, 1), atol=1e-7)
     levels = torch.tensor([-0.2, 0.0, 0.49 / 255, 0.5 / 255, 1.5 / 255, 2.5 / 255, 254.49 / 255, 254.51 / 255, 1.0, 7.0])
     assert to_uint8(levels.expand(3, 2, 10))[1, :, 2].tolist() == [0, 0, 0, 1, 2, 3, 254, 255, 255, 255]
+
+
+HERE = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    pytest.param("mps", marks=pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs a Mac")),
+]
+
+
+@pytest.mark.parametrize("device", HERE)
+def test_levels_become_floats_bit_for_bit_as_numpy_divides(device: str) -> None:
+    """Truth: k / 255 in double precision, rounded once to float32, and numpy's own float32 division."""
+    found = to_unit_range(torch.arange(256, dtype=torch.uint8, device=device)).cpu().numpy()
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.array([level / 255 for level in range(256)]).astype(np.float32))
+    assert np.array_equal(found, np.arange(256).astype(np.float32) / np.float32(255))
+
+
+def test_levels_are_those_of_the_picture_or_the_nearest() -> None:
+    assert np.array_equal(to_levels(RGB[:, ::-1]).permute(1, 2, 0).numpy(), RGB[:, ::-1])
+    assert torch.equal(to_levels(RGB.astype(np.float32) / 255), to_levels(RGB)), "levels survive the way through floats"
+    values = np.array([-0.2, 0, 0.49 / 255, 0.51 / 255, 254.49 / 255, 254.51 / 255, 1, 1.0001], dtype=np.float32)
+    levels = to_levels(np.repeat(values[None, :, None], 3, axis=2))
+    assert levels.shape == (3, 1, 8) and levels.dtype == torch.uint8 and levels[2, 0].tolist() == [0, 0, 0, 1, 254, 255, 255, 255]
+    one = np.zeros((1, 1, 3), dtype=np.uint8)
+    to_levels(one).fill_(9)
+    assert one.max() == 0
 
 
 def test_to_tensor_never_shares_memory_with_the_array() -> None:

@@ -1,6 +1,8 @@
-"""Endless batches: which samples they hold, whatever the number of workers, and what is said of files that cannot be read."""
+"""Endless batches: which samples they hold, whatever the number of workers; what is said of files that cannot be read and of processes
+that die."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,11 +11,16 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import Dataset
 
-from data.hr_crops import HRCrops
-from data.loading import endless_batches
+from data import hr_crops
+from data.hr_crops import HRCrops, collate
+from data.image_io import to_unit_range
+from data.loading import LoaderProcessError, endless_batches
 from data.paired import PairedCrops
 from data.sampler import ShardedSampler
 from degradations.stage import Degradation
@@ -39,10 +46,10 @@ def test_batches_are_the_samples_of_the_sampler(folder: Path, workers: int) -> N
     for batch in found:
         for position, n in enumerate(batch["index"].tolist()):
             item = dataset[n]
-            assert torch.equal(batch["hr"][position], item["hr"]) and torch.equal(batch["lr"][position], item["lr"])
+            assert all(torch.equal(batch[key][position], to_unit_range(item[key])) for key in ("hr", "lr"))
             assert batch["path"][position] == item["path"]
         assert batch["hr"].shape == (3, 3, 32, 32) and batch["lr"].shape == (3, 3, 8, 8)
-        assert batch["hr"].device == CPU and batch["hr"].dtype == torch.float32
+        assert batch["hr"].device == CPU and batch["hr"].dtype == torch.float32 and batch["index"].dtype == torch.int64
 
 
 def test_a_restart_goes_on_where_the_run_stopped(folder: Path) -> None:
@@ -62,6 +69,97 @@ def test_own_pairs_come_in_the_same_form(folder: Path) -> None:
     dataset = PairedCrops(folder, folder, gt_size=32, scale=1, seed=0)
     batch = batches(dataset, 1)[0]
     assert torch.equal(batch["hr"], batch["lr"]) and batch["hr"].shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("usm", [False, True])
+def test_pictures_arrive_as_the_floats_that_they_were_made_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usm: bool) -> None:
+    """Items are bytes, batches floats: the very ones that LR was degraded from and that came out of it; a sharpened HR is rounded."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    made, degrade = [], hr_crops.degrade
+    monkeypatch.setattr(hr_crops, "degrade", lambda hr, *rest: made.append((hr, degrade(hr, *rest))) or made[-1][1])
+    dataset = HRCrops([(tmp_path, 1.0)], gt_size=32, scale=4, seed=5, degradation=Degradation(), usm=usm)
+    for batch in batches(dataset, 3):
+        for position in range(3):
+            hr, lr = made.pop(0)
+            assert hr.dtype == lr.dtype == np.float32
+            assert torch.equal(batch["lr"][position], torch.from_numpy(lr.transpose(2, 0, 1)))
+            expected = torch.from_numpy(hr.transpose(2, 0, 1).copy())
+            if usm:
+                assert (batch["hr"][position] - expected).abs().max() <= 0.501 / 255 and not torch.equal(batch["hr"][position], expected)
+            else:
+                assert torch.equal(batch["hr"][position], expected)
+
+
+def test_a_loader_process_stacks_in_shared_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is full, torch raises in the loader process. Moved there later, by torch's own thread, the batch would never arrive."""
+    items = [crops(folder, Degradation())[n] for n in range(2)]
+    assert not any(collate(items)[key].is_shared() for key in ("hr", "lr", "index"))
+    monkeypatch.setattr("torch.utils.data.get_worker_info", lambda: "a loader process")
+    assert all(collate(items)[key].is_shared() for key in ("hr", "lr", "index"))
+
+
+class Deadly(Dataset):
+    """Samples whose second one ends its own loader process, or raises, as soon as a file is there."""
+
+    def __init__(self, end: Callable[[], None], go: Path) -> None:
+        self.end, self.go = end, go
+
+    def __getitem__(self, n: int) -> dict:
+        if n == 1:
+            while not self.go.exists():
+                time.sleep(0.01)
+            self.end()
+        return {"hr": torch.zeros(3, 2, 2, dtype=torch.uint8), "index": n, "path": "", "skipped": []}
+
+
+def killed_by(number: int) -> Callable[[], None]:
+    def end() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), number)
+
+    return end
+
+
+def raises(text: str) -> Callable[[], None]:
+    def end() -> None:
+        raise RuntimeError(text)
+
+    return end
+
+
+NO_ROOM = r"no room for its batch in shared memory \(/dev/shm: (\d+ MiB|missing)\); in Docker .*--shm-size=8g .*num_worker_per_gpu: 0"
+DEATHS = {
+    "bus error": (killed_by(signal.SIGBUS), NO_ROOM),
+    "full": (raises("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"), NO_ROOM),
+    "killed": (killed_by(signal.SIGKILL), r"was killed \(SIGKILL\), most likely for want of memory; lower .*num_worker_per_gpu"),
+    "other signal": (killed_by(signal.SIGUSR1), r"unexpected end \(.*signal: User defined signal 1.*num_worker_per_gpu: 0 to see"),
+    "exit": (lambda: os._exit(3), r"unexpected end \(.*exit code 3"),
+}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="signals of Unix")
+@pytest.mark.parametrize("name", DEATHS)
+@pytest.mark.parametrize("waiting", [True, False])
+def test_the_death_of_a_loader_process_is_explained(name: str, waiting: bool, tmp_path: Path) -> None:
+    """Also where the program is not waiting for a batch when it happens."""
+    (end, message), go = DEATHS[name], tmp_path / "go"
+    loader = endless_batches(Deadly(end, go), 1, ShardedSampler(), workers=1, device=CPU, warn=pytest.fail)
+    next(loader)
+    with pytest.raises(LoaderProcessError, match=f"^a loader process .*{message}") as caught:
+        go.touch()
+        if not waiting:
+            time.sleep(0 if name == "full" else 20)
+        next(loader)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_errors_of_samples_stay_what_they_are(workers: int, tmp_path: Path) -> None:
+    dataset = Deadly(raises("a mistake of ours"), tmp_path)
+    loader = endless_batches(dataset, 1, ShardedSampler(), workers=workers, device=CPU, warn=pytest.fail)
+    next(loader)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        next(loader)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

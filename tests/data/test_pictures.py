@@ -1,5 +1,7 @@
 """All kinds of sources give the same samples; start-up opens no image whose size is known; what changed since is found when it is read."""
 
+import os
+import pickle
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -15,7 +17,8 @@ from data.hr_crops import HRCrops, collate
 from data.image_io import read_crop, read_image
 from data.loading import endless_batches
 from data.manifest import Entry, measure_all, select, write_manifest
-from data.pictures import Picture, PictureTable, find_pictures
+from data.paired import PairedCrops, PairedFolder
+from data.pictures import NameTable, Picture, PictureTable, find_pictures
 from data.sampler import ShardedSampler
 from data.shards import index_path, shard_paths, write_index
 from degradations.stage import Degradation
@@ -164,8 +167,41 @@ def test_a_table_gives_back_what_was_put_in() -> None:
         Picture("b", "b", size=(5, 6)),
     ]
     table = PictureTable(pictures)
-    assert list(table) == pictures and len(table) == 3 and table[0] == pictures[0]
-    assert len(PictureTable([])) == 0
+    assert list(table) == pictures and len(table) == 3 and table[0] == pictures[0] and table[-1] == pictures[-1]
+    names = [picture.name for picture in pictures] + [""]
+    assert list(NameTable(names)) == names and NameTable(names)[-2] == "b" and pictures[1] in table
+    assert len(PictureTable([])) == len(NameTable([])) == 0
+    for outside in (4, -5):
+        with pytest.raises(IndexError):
+            NameTable(names)[outside]
+
+
+def test_datasets_go_to_other_processes_whole_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the first process of a training sends them to the others: the same items, and a bounded number of bytes for each picture."""
+    for name, side in (("large", 48), ("small", 40)):
+        Image.fromarray(located(side, side)).save(tmp_path / f"{name}.png")
+    for root in ("hr", "lr"):
+        (tmp_path / root).mkdir()
+        for number in range(300):
+            os.link(tmp_path / "large.png", tmp_path / root / f"{number:06d}.png")
+            os.link(tmp_path / "small.png", tmp_path / root / f"a long name of a picture that is too small to be used, {number}.png")
+    monkeypatch.chdir(tmp_path)
+    numbers = {"gt_size": 48, "seed": 0}
+    for dataset, used in (
+        (HRCrops([("hr", 1.0), ("large.png", 2.0)], scale=4, degradation=Degradation(), usm=True, **numbers), 301),
+        (PairedCrops("lr", "hr", scale=1, **numbers), 300),
+        (PairedFolder("large.png", "large.png", 1), 1),
+        (PairedFolder("lr", "hr", 1), 600),
+    ):
+        sent = pickle.dumps(dataset)
+        assert len(sent) < 200 * used + 3000 + (150 * 300 if used == 600 else 0)
+        received = pickle.loads(sent)
+        for n in (0, 7, 299) if used > 1 else (0,):
+            truth, item = dataset[n], received[n]
+            assert item.keys() == truth.keys() and all(torch.equal(item[key], truth[key]) for key in ("hr", "lr"))
+            assert all(item[key] == truth[key] for key in truth if key not in ("hr", "lr"))
+        if not isinstance(dataset, PairedFolder):
+            assert received.report() == dataset.report() and "300 too small" in received.report()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])

@@ -1,7 +1,10 @@
+import io
+import sys
 from collections import Counter
 
 import pytest
 
+from data import sources
 from data.sources import FileOrder, draw_readable, scan_sizes
 
 
@@ -88,7 +91,7 @@ def test_report_counts_all_and_names_the_first_few() -> None:
         return (64, 10 + index)
 
     scan = scan_sizes(size, 12, 17, lambda index: f"{index}.png")
-    assert scan.usable == (7, 8, 9)
+    assert scan.usable.tolist() == [7, 8, 9] and scan.sizes.tolist() == [[64, 10 + index] for index in range(10)] + [[0, 0]] * 2
     assert scan.report(17).splitlines() == [
         "3 of 12 images usable",
         "7 too small (a side under 17 px), left out:",
@@ -98,3 +101,27 @@ def test_report_counts_all_and_names_the_first_few() -> None:
         "  10.png: the file is empty (0 bytes)",
         "  11.png: the file is empty (0 bytes)",
     ]
+
+
+@pytest.mark.parametrize("total", [0, 1, 31, 1000, 3001])
+def test_every_file_is_looked_at_once_in_its_place(total: int) -> None:
+    asked: list[int] = []
+    scan = scan_sizes(lambda index: asked.append(index) or (index + 1, 5000), total, 1, str)
+    assert sorted(asked) == list(range(total)) and scan.usable.tolist() == list(range(total))
+    assert scan.sizes.tolist() == [[index + 1, 5000] for index in range(total)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "delay", "shown"), [(Terminal, 0.0, True), (Terminal, sources.BAR_DELAY, False), (io.StringIO, 0.0, False)]
+)
+def test_a_long_scan_shows_a_bar_on_a_terminal(stream: type, delay: float, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr(sources, "BAR_DELAY", delay)
+    scan_sizes(lambda index: (64, 64), 3000, 17, str)
+    assert ("image sizes: 100%" in sys.stderr.getvalue() and "3000/3000" in sys.stderr.getvalue()) == shown
+    assert shown or sys.stderr.getvalue() == ""

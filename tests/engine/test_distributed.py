@@ -18,11 +18,13 @@ from engine.distributed import (
     World,
     agree_on_session,
     any_rank,
+    barrier,
     choose_device,
     chosen_precision,
     dtype_of,
     from_main,
     gather,
+    join,
     mean_of,
     mean_over_ranks,
     parallel,
@@ -50,11 +52,12 @@ def _one_process(rank: int, count: int, port: int, function: Callable[[World], A
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    try:
-        with start("cpu") as world:
-            end.send((function(world), None))
-    except BaseException:
-        end.send((None, traceback.format_exc()))
+    with start("cpu") as world:
+        try:  # inside: out of `start` no exception comes
+            answer = function(world), None
+        except BaseException:
+            answer = None, traceback.format_exc()
+        end.send(answer)
 
 
 def in_processes(count: int, function: Callable[[World], Any]) -> list[Any]:
@@ -96,8 +99,19 @@ def test_a_world_of_one_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert mean_over_ranks(torch.tensor([1.0, 2.0]), world).tolist() == [1.0, 2.0]
         assert mean_of(torch.tensor(3.0)) == 3.0 and sum_over_ranks(torch.tensor(3.0), world) == 3.0
         assert any_rank(True, world) and not any_rank(False, world)
+        barrier(world)
         module = nn.Linear(1, 1)
         assert parallel(module, world) is module
+
+
+def test_one_process_of_torchrun_is_a_world_of_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no port, and its exceptions are its caller's."""
+    for name, number in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, number)
+    with pytest.raises(KeyError), start("cpu", "pytorch") as world:
+        assert (world.rank, world.size, world.is_main, world.is_node_main) == (0, 1, True, True)
+        assert not torch.distributed.is_initialized()
+        raise KeyError
 
 
 def test_the_launcher_can_be_insisted_on_or_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +128,32 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu", 1) == CPU
-    for name in ("cuda", "mps"):
-        with pytest.raises(ValueError, match=f"device: {name} was asked for.*device: auto"):
-            choose_device(name)
+    with pytest.raises(ValueError, match=r"device: mps was asked for.*device: auto"):
+        choose_device("mps")
+    with pytest.raises(ValueError, match=r"device: cuda was asked for.*: torch .* is built for .*device: cpu"):
+        choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto", 1) == torch.device("cuda", 1)
     with pytest.raises(ValueError, match="process 3 of this machine, which has 2 GPU"):
         choose_device("cuda", 2)
+
+
+def test_auto_says_that_it_takes_no_gpu_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for module in ("driver", "distributed"):
+        monkeypatch.setattr(f"engine.{module}.driver_version", lambda: "470.57.02")
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    assert choose_device("auto", 1) == CPU and not recwarn.list, "the first process of a machine speaks"
+    with pytest.warns(UserWarning, match=r"auto takes no GPU.*CUDA 12.6, which needs .*525.60.13.* has NVIDIA driver 470.57.02"):
+        assert choose_device("auto") == CPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose_device("auto") == CPU and not recwarn.list
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("engine.distributed.driver_version", lambda: None)
+    assert choose_device("auto") == CPU and not recwarn.list
 
 
 def test_precisions() -> None:
@@ -142,6 +174,49 @@ def test_two_processes_exchange_values() -> None:
         (0, 2, True, [1.5, 15.0], everyone, "from 0", 4.5, 4.0, 9.0, True, False),
         (1, 2, False, [1.5, 15.0], everyone, "from 0", 4.5, 5.0, 9.0, True, False),
     ]
+
+
+def _exchange_on_the_host(world: World) -> tuple[Any, ...]:
+    """With a group of its own, as beside nccl; the default group is out of order then."""
+    default, host = torch.distributed.group.WORLD, torch.distributed.new_group(backend="gloo")
+    apart = World(world.rank, world.size, world.device, host=host)
+
+    def refusing(method: Callable) -> Callable:
+        def call(group: Any, *arguments: Any, **options: Any) -> Any:
+            if group is default:
+                raise KeyError("the default group was used")
+            return method(group, *arguments, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("allreduce", "allgather", "broadcast", "barrier"):
+            patch.setattr(type(default), name, refusing(getattr(type(default), name)))
+        barrier(apart)
+        with pytest.raises(KeyError):
+            any_rank(True, world)
+        return gather(world.rank, apart), from_main(f"from {world.rank}", apart), any_rank(world.rank == 1, apart)
+
+
+def test_objects_and_flags_go_over_the_hosts_group() -> None:
+    assert in_processes(2, _exchange_on_the_host) == [([0, 1], "from 0", True)] * 2
+
+
+def test_beside_nccl_there_is_a_gloo_group_that_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout, **_: made.append((backend, timeout)))
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend, timeout: made.append((backend, timeout)) or "host")
+    store, gpu, week = torch.distributed.HashStore(), torch.device("cuda", 0), timedelta(days=7)
+    assert (join(store, 0, 2, gpu), join(store, 0, 2, CPU), join(store, 0, 2, gpu, week)) == ("host", None, "host")
+    assert made == [("nccl", None), ("gloo", timedelta(hours=2)), ("gloo", timedelta(hours=2)), ("nccl", week), ("gloo", week)]
+
+
+def _places(world: World) -> tuple[int, bool, bool]:
+    return world.local_rank, world.is_node_main, world.host is None
+
+
+def test_a_process_knows_its_place_on_its_machine() -> None:
+    assert in_processes(2, _places) == [(0, True, True), (1, False, True)]
 
 
 def _accumulate(world: World) -> tuple[list[float], list[float]]:

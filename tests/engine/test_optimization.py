@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from engine.optimization import MovingAverage, build_adamw, learning_rate_factor, set_learning_rate, update
+from engine.optimization import MovingAverage, build_adamw, clip_gradients, learning_rate_factor, load_moments, set_learning_rate, update
 
 NO_SCHEDULE = {"warmup_iter": 0, "milestones": (), "gamma": 0.5}
 
@@ -25,6 +25,12 @@ def give_gradients(values: dict[str, nn.Parameter], factor: float = 1.0, seed: i
     generator = torch.Generator().manual_seed(seed)
     for value in values.values():
         value.grad = factor * torch.randn(value.shape, generator=generator)
+
+
+def clip_and_update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float | None) -> tuple[float, bool]:
+    """The gradient's norm, and whether the step was taken."""
+    norm = clip_gradients(optimizer, scaler, grad_clip).item()
+    return norm, update(optimizer, scaler, norm)
 
 
 def test_adamw_is_the_published_one() -> None:
@@ -128,7 +134,7 @@ def test_gradients_are_clipped_as_torch_does(grad_clip: float | None) -> None:
     give_gradients(theirs)
     length = math.sqrt(sum(p.grad.double().square().sum().item() for p in theirs.values()))
     optimizers = [torch.optim.SGD(values.values(), lr=1.0) for values in (ours, theirs)]
-    norm, taken = update(optimizers[0], no_scaler(), grad_clip)
+    norm, taken = clip_and_update(optimizers[0], no_scaler(), grad_clip)
     if grad_clip is not None:
         torch.nn.utils.clip_grad_norm_(list(theirs.values()), grad_clip)
     optimizers[1].step()
@@ -146,12 +152,12 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: float, grad_clip: float 
     scaler = torch.amp.GradScaler("cpu", init_scale=16.0, enabled=fp16)
     scaler.scale(torch.ones(()))
     give_gradients(values, 16.0 if fp16 else 1.0)
-    update(optimizer, scaler, grad_clip)
+    clip_and_update(optimizer, scaler, grad_clip)
     before = {name: value.detach().clone() for name, value in values.items()}
     moments = [moment.clone() for state in optimizer.state.values() for moment in state.values()]
     give_gradients(values)
     values["b"].grad[2] = bad
-    norm, taken = update(optimizer, scaler, grad_clip)
+    norm, taken = clip_and_update(optimizer, scaler, grad_clip)
     assert not math.isfinite(norm) and not taken
     assert all(torch.equal(values[name], before[name]) and values[name].grad is None for name in values)
     assert all(torch.equal(new, old) for new, old in zip((m for s in optimizer.state.values() for m in s.values()), moments, strict=True))
@@ -166,9 +172,34 @@ def test_a_scaled_loss_gives_the_step_of_the_plain_one() -> None:
         scaler.scale(torch.ones(()))
         for seed in (1, 2):
             give_gradients(values, factor, seed)
-            norm, taken = update(optimizer, scaler, 1.0)
+            norm, taken = clip_and_update(optimizer, scaler, 1.0)
             assert taken
         results.append((norm, values))
     assert results[0][0] == pytest.approx(results[1][0])
     for name, value in results[0][1].items():
         torch.testing.assert_close(value, results[1][1][name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("saved", "now"), [(torch.contiguous_format, torch.channels_last), (torch.channels_last, torch.contiguous_format)])
+def test_moments_of_another_layout_go_on_as_they_were(saved: torch.memory_format, now: torch.memory_format) -> None:
+    """A state of a sharded network (contiguous) resumed whole (channels_last), or the other way: the next steps are the same."""
+    settings = {"learning_rate": 0.01, "weight_decay": 0.1, "betas": (0.9, 0.99), "eps": 1e-8}
+    start = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+
+    def steps(optimizer: torch.optim.Optimizer, weight: nn.Parameter, seeds: range) -> None:
+        for seed in seeds:
+            gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+            weight.grad = torch.empty_like(weight).copy_(gradient)
+            optimizer.step()
+
+    weights = {layout: nn.Parameter(start.clone(memory_format=layout)) for layout in (saved, now)}
+    whole, before = (build_adamw({"weight": weights[layout]}, **settings) for layout in (now, saved))
+    steps(whole, weights[now], range(1, 5))
+    steps(before, weights[saved], range(1, 3))
+
+    resumed = nn.Parameter(torch.empty_like(start, memory_format=now).copy_(weights[saved].detach()))
+    optimizer = build_adamw({"weight": resumed}, **settings)
+    load_moments(optimizer, before.state_dict()["state"])
+    assert {moment.stride() for name, moment in optimizer.state[resumed].items() if name != "step"} == {resumed.stride()}
+    steps(optimizer, resumed, range(3, 5))
+    assert torch.equal(resumed, weights[now])

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.balance import AdversarialBalance
 from engine.checkpoint import newest_intact_state
 from engine.optimization import MovingAverage, build_adamw
-from engine.run import PATIENCE, Run, resume_run, save_best, save_run
+from engine.run import PATIENCE, Run, resume_run, save_best, save_metrics, save_run
 from models.discriminator import build_discriminator
 from models.generator import build_generator, load_generator
 from models.noising import NOISINGS
@@ -42,7 +43,8 @@ def make_run(
     scalers = {name: torch.amp.GradScaler("cpu", enabled=False) for name in players}
     average = MovingAverage(generator.trainable(), 0.5) if ema else None
     release = {"timestep": 100, "scale": 4, "train": train, "base": source, "revision": None, "vae": None}
-    return Run("r", generator, players.get("d"), NOISINGS[kind]() if kind else None, optimizers, scalers, average, release)
+    balance = AdversarialBalance(torch.device("cpu"), ratio=0.1)
+    return Run("r", generator, players.get("d"), NOISINGS[kind]() if kind else None, optimizers, scalers, average, balance, release)
 
 
 def advance(run: Run, iterations: int) -> None:
@@ -51,8 +53,8 @@ def advance(run: Run, iterations: int) -> None:
         for number, player in enumerate(filter(None, (run.generator, run.discriminator))):
             for index, parameter in enumerate(player.trainable().values()):
                 parameter.grad = noise_like(*parameter.shape, seed=1000 * run.iteration + 10 * index + number)
-        for name in run.optimizers:
-            run.step(name, 1.0)
+        run.step(list(run.optimizers), 1.0)
+        run.balance.observe(noise_like(2, seed=run.iteration).abs())
         if run.average is not None:
             run.average.update(run.iteration)
         if run.noising is not None:
@@ -72,14 +74,14 @@ def everything(run: Run) -> dict[str, object]:
             tensors |= {f"optimizer_{player}.{number}.{name}": value for name, value in state.items()}
     bits = {name: tensor.detach().contiguous().numpy().tobytes() for name, tensor in tensors.items()}
     noising = run.noising.state_dict() if run.noising is not None else None
-    return bits | {"iteration": run.iteration, "skipped": run.skipped_steps, "metrics": run.metrics, "noising": noising}
+    return bits | {"iteration": run.iteration, "skipped": run.skipped_steps, "balance": run.balance.state_dict(), "noising": noising}
 
 
 @pytest.mark.parametrize(("train", "kind", "ema"), [("lora", "diffusion_gan", True), ("full", "noise_aware", True), ("full", None, False)])
 def test_a_resumed_run_is_the_run_that_was_saved(base: Path, tmp_path: Path, train: str, kind: str | None, ema: bool) -> None:
     run = make_run(base, train=train, kind=kind, ema=ema)
     advance(run, 3)
-    run.metrics, run.skipped_steps = {"set/psnr": 1 / 3}, 7
+    run.skipped_steps = 7
     save_run(run, tmp_path, keep_last=3)
     resumed = make_run(base, train=train, kind=kind, ema=ema)
     assert everything(resumed) != everything(run)
@@ -134,8 +136,8 @@ def safetensors(file: Path) -> dict[str, torch.Tensor]:
 def test_the_released_folders_restore_as_the_run_does(base: Path, tmp_path: Path, train: str) -> None:
     run, lr = make_run(base, train=train), picture(1, 3, 8, 8)
     advance(run, 3)
-    run.metrics = {"set/psnr": 20.0}
     save_run(run, tmp_path, keep_last=3)
+    save_metrics(run, tmp_path, {"set/psnr": 20.0})
     with torch.no_grad():
         plain = run.generator(lr)[0]
         with run.averaged() as generator:
@@ -237,7 +239,7 @@ def test_ten_skipped_steps_in_a_row_of_one_player_end_the_run_and_name_the_tenso
 
     def step(player: str, *broken: str) -> None:
         give_gradients(run, player, *broken)
-        run.step(player, 1.0)
+        run.step([player], 1.0)
 
     for _ in range(PATIENCE - 1):
         step("g", names[0])
@@ -258,36 +260,57 @@ def test_a_norm_that_overflows_is_not_blamed_on_a_tensor(base: Path) -> None:
         for _ in range(PATIENCE):
             for parameter in run.trained()["g"].values():
                 parameter.grad = torch.full_like(parameter, 1e38)
-            run.step("g", 1.0)
+            run.step(["g"], 1.0)
 
 
-@pytest.mark.parametrize(
-    ("lower_better", "values", "iterations"), [(False, (3.0, 2.0, 3.0, 4.0), [1, 4]), (True, (3.0, 3.0, 2.0, 4.0), [1, 3])]
-)
-def test_the_best_is_the_first_of_the_best_and_is_never_pruned(
-    base: Path, tmp_path: Path, lower_better: bool, values: tuple, iterations: list[int]
-) -> None:
-    run, best = make_run(base), []
-    for value in values:
+def test_the_best_is_never_pruned_and_is_what_was_validated(base: Path, tmp_path: Path) -> None:
+    run = make_run(base)
+    for iteration in (1, 2, 3):
         advance(run, 1)
-        run.metrics = {"set/score": value, "set/other": -value}
-        if run.note_best("set/score", lower_better):
-            save_best(run, tmp_path)
-            best.append(run.iteration)
         save_run(run, tmp_path, keep_last=1)
-        run = resumed(run, make_run(base), tmp_path)
-    assert best == iterations
-    assert {folder.name for folder in (tmp_path / "models").iterdir()} == {"r_4", "r_4_ema", "r_best"}
+        if iteration == 2:
+            save_best(run, tmp_path, {"set/score": 4.5}, "set/score")
+    assert {folder.name for folder in (tmp_path / "models").iterdir()} == {"r_3", "r_3_ema", "r_best"}
     config = json.loads((tmp_path / "models/r_best/config.json").read_text())
-    assert (config["iteration"], config["ema"], config["best"]) == (best[-1], True, "set/score")
-    assert config["metrics"]["set/score"] == values[best[-1] - 1] == run.best["value"]
+    assert (config["iteration"], config["ema"], config["best"], config["metrics"]) == (2, True, "set/score", {"set/score": 4.5})
     again = make_run(base)
-    advance(again, best[-1])
+    advance(again, 2)
     with torch.no_grad(), again.averaged() as generator:
         torch.testing.assert_close(
             load_generator(tmp_path / "models/r_best")(picture(1, 3, 8, 8))[0], generator(picture(1, 3, 8, 8))[0], rtol=1e-4, atol=1e-4
         )
-    assert run.note_best("set/other", False), "another metric starts anew"
+
+
+def test_scores_are_noted_in_the_releases_of_their_iteration_only(base: Path, tmp_path: Path) -> None:
+    run = make_run(base)
+    advance(run, 1)
+    save_run(run, tmp_path, keep_last=3)
+    before = (tmp_path / "models/r_1/generator.safetensors").read_bytes()
+    advance(run, 1)
+    save_metrics(run, tmp_path, {"set/psnr": 1.0})  # nothing was saved at iteration 2
+    run.iteration = 1
+    save_metrics(run, tmp_path, {"set/psnr": 2.0})
+    assert {folder.name for folder in (tmp_path / "models").iterdir()} == {"r_1", "r_1_ema"}
+    for name in ("r_1", "r_1_ema"):
+        assert {file.name for file in (tmp_path / "models" / name).iterdir()} <= {
+            "config.json", "generator.safetensors", "pytorch_lora_weights.safetensors"
+        }  # fmt: skip
+        assert json.loads((tmp_path / "models" / name / "config.json").read_text())["metrics"] == {"set/psnr": 2.0}
+    assert (tmp_path / "models/r_1/generator.safetensors").read_bytes() == before
+
+
+def test_both_players_are_updated_at_once_and_each_as_if_alone(base: Path) -> None:
+    """One bad player costs only its own step."""
+    together, apart = make_run(base), make_run(base)
+    for run in (together, apart):
+        for player in "gd":
+            give_gradients(run, player, *(list(run.trained()["g"])[:1] if player == "g" else ()))
+    norms = together.step(["g", "d"], 1.0)
+    assert not math.isfinite(norms["g"]) and norms["d"] == pytest.approx(apart.step(["d"], 1.0)["d"])
+    fresh = make_run(base)
+    assert all(torch.equal(p, fresh.trained()["g"][name]) for name, p in together.trained()["g"].items())
+    assert all(torch.equal(p, apart.trained()["d"][name]) for name, p in together.trained()["d"].items())
+    assert together.skipped_in_a_row == {"g": 1, "d": 0}
 
 
 def resumed(run: Run, fresh: Run, folder: Path) -> Run:

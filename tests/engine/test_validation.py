@@ -1,6 +1,7 @@
 """Validation against scores computed here, in one process and shared by two."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from data.image_io import to_uint8
 from engine.distributed import World
-from engine.validation import SHEET_ROWS, Validated, validate
+from engine.validation import SHEET_ROWS, Validated, Validation, validate
 from models.backbones import Autoencoder
 from models.block_transform import BlockTransform
 from models.generator import Generator
@@ -58,13 +59,25 @@ def pictures(count: int, hr: bool = True) -> list[dict[str, Any]]:
     return items
 
 
-def run(world: World, dataset: list[dict[str, Any]], metrics: list[MeanDifference]) -> tuple[Validated, dict[str, np.ndarray], list[str]]:
+def run(
+    world: World, dataset: list[dict[str, Any]], metrics: list[MeanDifference], first: int | None = None
+) -> tuple[Validated, dict[str, np.ndarray], list[str]]:
     kept: dict[str, np.ndarray] = {}
     told: list[str] = []
-    result = validate(
-        brighter(), dataset, metrics, world, tile=0, color_fix="none", to_uint8=to_uint8, keep=kept.__setitem__, warn=told.append
-    )
+    how = {"tile": 0, "color_fix": "none", "to_uint8": to_uint8, "first": first}
+    result = validate(brighter(), dataset, metrics, world, keep=kept.__setitem__, warn=told.append, **how)
     return result, kept, told
+
+
+class Broken(list):
+    """A set whose second picture cannot be read and whose third needs too much memory."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == 1:
+            raise ValueError("sub/1.png: broken or truncated image")
+        if index == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nmore")
+        return super().__getitem__(index)
 
 
 def by_hand(dataset: list[dict[str, Any]]) -> list[np.ndarray]:
@@ -116,3 +129,48 @@ def test_processes_share_the_pictures_and_know_the_mean_of_all() -> None:
         (pytest.approx(alone), ["sub/0", "sub/2"], ["sub/0", "sub/2"]),
         (pytest.approx(alone), ["sub/1"], ["sub/1"]),
     ]
+
+
+def test_a_picture_that_fails_is_reported_and_the_others_are_scored() -> None:
+    whole, broken = pictures(4), Broken(pictures(4))
+    result, kept, _ = run(MAIN, broken, [MeanDifference("distance")])
+    assert list(kept) == ["sub/0", "sub/3"]
+    memory = "CUDA out of memory. Tried to allocate 20.00 GiB"
+    assert result.failures == ["picture 2: sub/1.png: broken or truncated image", f"picture 3: {memory}"]
+    assert result.means == pytest.approx(run(MAIN, [whole[0], whole[3]], [MeanDifference("distance")])[0].means)
+
+
+def test_only_the_first_pictures_are_validated_where_so_many_are_wanted() -> None:
+    result, kept, _ = run(MAIN, pictures(3), [MeanDifference("distance")], first=2)
+    assert list(kept) == ["sub/0", "sub/1"]
+    assert run(MAIN, pictures(1), [MeanDifference("distance")], first=2)[1].keys() == {"sub/0"}
+
+
+def _share_of_broken(world: World) -> tuple[dict[str, float], list[str]]:
+    result, *_ = run(world, Broken(pictures(4)), [MeanDifference("distance")])
+    return result.means, result.failures
+
+
+def test_a_failure_in_one_process_is_known_to_all_and_none_waits_for_it() -> None:
+    alone = run(MAIN, Broken(pictures(4)), [MeanDifference("distance")])[0]
+    for means, failures in in_processes(2, _share_of_broken):
+        assert means == pytest.approx(alone.means) and sorted(failures) == sorted(alone.failures)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), None])
+def test_a_validation_of_sets_warns_of_what_failed_and_goes_on(tmp_path: Path, error: OSError | None) -> None:
+    """A full disk, or pictures that fail."""
+
+    def write(path: Path, picture: np.ndarray) -> None:
+        if error is not None:
+            raise error
+
+    sets = {"good": pictures(2), "bad": Broken(pictures(3))}
+    told: list[str] = []
+    validation = Validation(sets, [MeanDifference("distance")], MAIN, tmp_path, 0, "none", True, to_uint8, write)
+    scores, failed = validation.score(brighter(), 7, told.append)
+    if error is None:
+        assert failed == 2 and set(scores) == {"good/distance", "bad/distance"} and len(told) == 1
+        assert told[0].startswith("validation of bad at iteration 7: 2 picture(s) left out (picture 2: sub/1.png") and "val.tile" in told[0]
+    else:
+        assert failed == 5 and scores == {} and "No space left" in told[0] and "good" in told[0]

@@ -153,6 +153,7 @@ def test_the_hub_cache_is_used_only_when_its_hash_is_right(monkeypatch, tmp_path
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ValueError, match="Delete it"):
         build_features("squeezenet1_1", "torchvision")
+    assert features.backbone_file("squeezenet1_1", check=False) == path, "as another process checked it"
 
 
 def test_gradient_reaches_the_pictures_but_no_weight(squeezenet, pair):

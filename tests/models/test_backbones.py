@@ -149,7 +149,24 @@ def test_unknown_autoencoders_are_refused(sd_base, tmp_path):
 def test_half_precision_autoencoder_takes_float_pictures(sd_base):
     autoencoder = load_autoencoder(str(sd_base), dtype=torch.bfloat16)
     z = autoencoder.encode(picture(1, 3, 32, 32))
-    assert z.dtype == torch.bfloat16 and autoencoder.decode(z.float()).dtype == torch.bfloat16
+    assert z.dtype == torch.float32 and autoencoder.decode(z).dtype == torch.bfloat16
+
+
+def test_latents_keep_more_than_half_precision(sd_base):
+    """Of a half-precision VAE, and under autocast: a discriminator that meets float32 latents must not tell these by their rounding."""
+    images = picture(1, 3, 64, 64)
+    for dtype, autocast in ((torch.bfloat16, False), (torch.float32, True)):
+        autoencoder = load_autoencoder(str(sd_base), dtype=dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            z = autoencoder.encode(images)
+        moments = autoencoder.model.encoder(images.to(dtype)) if not autocast else None
+        assert z.dtype == torch.float32
+        unscaled = z / autoencoder.model.config.scaling_factor
+        assert unscaled.bfloat16().float().ne(unscaled).float().mean() > 0.9
+        if moments is not None:
+            conv = autoencoder.model.quant_conv.double()
+            expected = conv(moments.double()).chunk(2, dim=1)[0] * autoencoder.model.config.scaling_factor
+            torch.testing.assert_close(z.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", [{**SMALL_VAE}, {**SMALL_TAESD, "_class_name": "AutoencoderTiny"}])

@@ -115,8 +115,9 @@ def test_eq_1_stays_float32_under_half_precision_weights(sd_base):
     generator.unet.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output[0])))
     with torch.no_grad():
         sr, z_hat = generator(lr)
-    (z_lr, noise_pred) = seen[0]
-    assert (z_lr.dtype, noise_pred.dtype, z_hat.dtype, sr.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)
+    (given, noise_pred), z_lr = seen[0], generator.encode(generator.upsample(lr, (64, 64)))
+    assert (given.dtype, noise_pred.dtype) == (torch.bfloat16, torch.bfloat16) and torch.equal(given, z_lr.bfloat16())
+    assert {z_lr.dtype, z_hat.dtype, sr.dtype} == {torch.float32}
     alpha_bar = ALPHAS_CUMPROD[999].double()
     expected = (z_lr.double() - (1 - alpha_bar).sqrt() * noise_pred.double()) / alpha_bar.sqrt()
     torch.testing.assert_close(z_hat.double(), expected, rtol=1e-5, atol=1e-5)

@@ -8,9 +8,10 @@ import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.backbones import load_unet
-from models.lora import LORA_TARGETS, add_lora, load_lora_state, lora_parameters, lora_state, merge_lora, read_lora, save_lora
+from models.lora import LORA_TARGETS, add_lora, cast_inputs, load_lora_state, lora_parameters, lora_state, merge_lora, read_lora, save_lora
 from tests.tiny_models import SCHEDULE, disturb_lora, noise_like
 
 
@@ -234,3 +235,33 @@ def test_diffusers_reads_every_tensor_back(sd_base, unet, tmp_path, rank, alpha)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
     torch.testing.assert_close(run(pipeline.unet), run(unet), rtol=1e-5, atol=1e-5)
+
+
+def test_without_casting_inputs_autocast_gives_the_same_bits(sd_base):
+    """Outputs and gradients of a half-precision UNet with float32 adapters; and the casts are really left out."""
+    found, casts = [], []
+    for wanted in (True, False):
+        unet = load_unet(str(sd_base), dtype=torch.bfloat16)
+        add_lora(unet, 4, 4)
+        disturb_lora(unet)
+        cast_inputs(unet, wanted)
+        z = noise_like(2, 4, 16, 16).requires_grad_()
+        with Casts() as seen, torch.autocast("cpu", torch.bfloat16):
+            noise_pred = unet(z.bfloat16(), torch.tensor([300]), noise_like(2, 5, 24).bfloat16(), return_dict=False)[0]
+        noise_pred.float().square().mean().backward()
+        found.append([noise_pred, z.grad, *(parameter.grad for parameter in lora_parameters(unet))])
+        casts.append(seen.count)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert casts[0] - casts[1] >= len(lora_parameters(unet)) // 2, casts
+
+
+class Casts(TorchDispatchMode):
+    """Counts conversions between data types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._to_copy.default
+        return function(*args, **(kwargs or {}))

@@ -32,7 +32,7 @@ def test_trunk_is_the_mid_block_of_the_full_unet(base, width, side, request):
     seen = []
     unet.mid_block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     unet(z, timesteps, prompt, added_cond_kwargs=added)
-    features = trunk_features(trunk, z, timesteps, prompt, added)
+    features = trunk_features(trunk, z, timesteps, prompt, added)[-1]
     assert features.shape == (2, unet.config.block_out_channels[-1], side, side)
     assert torch.equal(features, seen[0])
 
@@ -40,7 +40,7 @@ def test_trunk_is_the_mid_block_of_the_full_unet(base, width, side, request):
 def test_trunk_feels_every_condition(sdxl_base):
     trunk = load_trunk(str(sdxl_base))
     z, prompt, timesteps, added = noise_like(1, 4, 16, 16), noise_like(1, 5, 40), torch.tensor([500]), added_condition(1)
-    before = trunk_features(trunk, z, timesteps, prompt, added)
+    before = trunk_features(trunk, z, timesteps, prompt, added)[-1]
     changes = [
         (timesteps + 100, prompt, added),
         (timesteps, prompt + 1, added),
@@ -48,7 +48,7 @@ def test_trunk_feels_every_condition(sdxl_base):
         (timesteps, prompt, added | {"time_ids": added["time_ids"] + 100}),
     ]
     for change in changes:
-        assert (trunk_features(trunk, z, *change) - before).abs().max() > 1e-4
+        assert (trunk_features(trunk, z, *change)[-1] - before).abs().max() > 1e-4
     assert pooled_width(trunk) == 20
 
 

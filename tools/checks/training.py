@@ -1,6 +1,5 @@
 """How fast the device trains in the paper's setting, with random weights of the published sizes, and where the time goes."""
 
-import os
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -13,10 +12,11 @@ from torch.autograd import DeviceType
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-import train_d3sr
-from engine import distributed
 from engine.benchmark import interleaved, synchronise
 from engine.distributed import World
+from engine.dry_run import measure as estimate
+from engine.dry_run import plans
+from engine.memory import GIB, with_perceptual
 from options.d3sr import TrainOptions, load_train_options
 from tools.checks.common import ROOT, Row, Setting, attempt, make_photos, row, run_script, skipped
 from tools.timing.training import training_step
@@ -63,13 +63,13 @@ def trained(setting: Setting, name: str, file: str, *, precision: str | None = N
 
     def measure() -> Row:
         with ThreadPoolExecutor(1) as pool:  # beside the script, which is another process
-            estimate = pool.submit(estimated_gib, options)
+            estimated = pool.submit(estimated_gib, options)
             _, in_time = run_script(setting, *launcher, "train_d3sr.py", "-opt", file, "--force_yml", *changes)
             lines = logged(setting, name)
             if not lines:
                 raise RuntimeError("no log line in the time that it was given")
             values = summary(lines, options.datasets.train.batch_size_per_gpu)
-            values["dry run says (GiB)"] = estimate.result()
+            values["dry run says (GiB)"] = estimated.result()
         note = f"batch {options.datasets.train.batch_size_per_gpu} of {options.datasets.train.gt_size} pixels"
         return row(what, values, note if in_time else f"{note}; cut off after {lines[-1]['iter']:.0f} iterations")
 
@@ -91,7 +91,10 @@ def settings(setting: Setting, name: str, file: str) -> list[str]:
 
 def estimated_gib(options: TrainOptions) -> float:
     """The peak that --dry-run says, in GiB."""
-    return float(re.search(r"peak: \D*([\d.]+)$", train_d3sr.dry_run(options), re.MULTILINE)[1])
+    generator, discriminator, batch = plans(options)
+    _, memory = estimate(generator, discriminator, batch)
+    loss = options.train.perceptual
+    return with_perceptual(memory, loss.type, loss.backbone, batch=batch.per_process, gt_size=batch.gt_size).peak / GIB
 
 
 def logged(setting: Setting, name: str) -> list[dict[str, float]]:
@@ -145,22 +148,20 @@ def operators(setting: Setting) -> Iterator[Row]:
 
 
 def collectives(setting: Setting) -> Row:
-    """Joins a group of one, sums over it, and averages gradients over it as training on several devices does."""
+    """A group of one: a sum over it, and gradients averaged over it as in a training on several devices."""
+    on_gpu = setting.device.type == "cuda"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    dist.init_process_group("nccl" if on_gpu else "gloo", init_method=address, rank=0, world_size=1)
     try:
-        with distributed.start(setting.device.type) as world:
-            values = torch.arange(4.0, device=world.device)
-            dist.all_reduce(values)
-            plain = nn.Linear(4, 4).to(world.device)
-            wrapped = DistributedDataParallel(plain, device_ids=[world.device.index] if world.device.type == "cuda" else None)
-            wrapped(values).sum().backward()
-            right = values.tolist() == [0, 1, 2, 3] and torch.equal(plain.weight.grad, values.expand(4, 4))
-            backend = dist.get_backend()
+        values = torch.arange(4.0, device=setting.device)
+        dist.all_reduce(values)
+        plain = nn.Linear(4, 4).to(setting.device)
+        wrapped = DistributedDataParallel(plain, device_ids=[setting.device.index] if on_gpu else None)
+        wrapped(values).sum().backward()
+        right = values.tolist() == [0, 1, 2, 3] and torch.equal(plain.weight.grad, values.expand(4, 4))
+        note = f"{dist.get_backend()}: a sum, and a gradient through DistributedDataParallel"
     finally:
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            del os.environ[name]
-    note = f"{backend}: a sum, and a gradient through DistributedDataParallel"
+        dist.destroy_process_group()
     return row("collectives of one process", {"right": "yes" if right else "no"}, note, "ok" if right else "failed")
