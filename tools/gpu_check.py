@@ -178,7 +178,7 @@ def write_and_judge(args: argparse.Namespace, header: dict[str, Any], folder: Pa
     steps = chosen(args.only)
 
     def write(results: list[dict[str, Any]]) -> None:
-        report = {"header": header, "finished": len(results) == len(steps), "steps": results}
+        report = {"header": header, "asked": [step.name for step in steps], "steps": results}
         for name, text in (("report.json", json.dumps(report, indent=2) + "\n"), ("report.md", markdown(report))):
             (out / f"{name}.part").write_text(text, encoding="utf-8")
             (out / f"{name}.part").replace(out / name)

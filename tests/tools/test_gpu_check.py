@@ -76,7 +76,7 @@ def test_whatever_a_step_does_to_itself_the_others_run(faulty: Path, tmp_path: P
     assert gpu_check.main(["-o", str(faulty), "--minutes", "3"]) == 1
     assert time.monotonic() - started < 60
     report, text = report_of(faulty)
-    assert report["finished"] and [step["name"] for step in report["steps"]] == list(STEPS)
+    assert report["asked"] == [step["name"] for step in report["steps"]] == list(STEPS)
     steps = {step["name"]: step for step in report["steps"]}
     assert {name for name, step in steps.items() if step["status"] == "ok"} == {"good", "last"}
     assert {name: step["reason"] for name, step in steps.items() if step["status"] == "failed"} == {
@@ -136,8 +136,8 @@ def test_a_row_is_valid_json_whatever_was_measured() -> None:
     values = row("x", {"a": float("nan"), "b": float("inf"), "c": 1.0, "d": 3})["values"]
     assert values == {"a": "nan", "b": "inf", "c": 1.0, "d": 3}
     assert [shown(value) for value in (0.123456, 12345.6, 3, "a\nb|c", True)] == ["0.1235", "12,346", "3", "a b\\|c", "True"]
-    empty = {"header": {"command": "x"}, "finished": False, "steps": []}
-    assert "**not finished**" in markdown(empty)
+    begun = {"header": {"command": "x", "bases": "small"}, "asked": ["a", "b"], "steps": []}
+    assert "0 of 2 steps ran and are well; **not finished**, still to come: a, b." in markdown(begun) and "in small" in markdown(begun)
 
 
 def test_a_measurement_that_fails_is_a_row(capsys: pytest.CaptureFixture) -> None:
@@ -214,7 +214,7 @@ def test_a_wrong_picture_is_found(setting: Setting, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(correctness, "build", mirrored)
     first = next(iter(correctness.small_model(setting)))
-    assert first["status"] == "failed" and first["note"] == "more than rounding explains; 1 pictures"
+    assert first["status"] == "failed" and first["note"] == "more than rounding explains; 1 picture(s)"
     assert first["values"]["largest (grey levels)"] > 10
 
 

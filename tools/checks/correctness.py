@@ -126,5 +126,5 @@ def compared(what: str, generator: Generator, pictures: list[Tensor], truth: lis
         "at most": most,
     }
     warnings = sorted({line for _, said in found for line in said})
-    note = "; ".join([f"{len(pictures)} pictures", *warnings])
+    note = "; ".join([f"{len(pictures)} picture(s)", *warnings])
     return row(what, values, note) if largest <= most else row(what, values, f"more than rounding explains; {note}", "failed")

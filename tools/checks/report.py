@@ -8,6 +8,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     """All that was found."""
     header, steps = report["header"], report["steps"]
     lines = ["# GPU check", "", f"`{header['command']}`", "", verdict(report), ""]
+    if header["bases"] == "small":
+        lines += ["All of it in small, with small stand-ins for every base: what it says of speed and memory is nothing of real sizes.", ""]
     lines += table([(name, value) for name, value in header.items() if name != "command"], ("", ""))
     lines += ["", "## Steps", ""]
     facts = [(step["name"], step["status"], step["seconds"], step["limit"], step["reason"]) for step in steps]
@@ -21,9 +23,12 @@ def markdown(report: Mapping[str, Any]) -> str:
 def verdict(report: Mapping[str, Any]) -> str:
     """One sentence."""
     named = {status: [step["name"] for step in report["steps"] if step["status"] == status] for status in ("ok", "failed", "skipped")}
-    said = [f"{len(named['ok'])} of {len(report['steps'])} steps ran and are well"]
-    said += [f"{what}: {', '.join(named[status])}" for status, what in (("failed", "**failed**"), ("skipped", "not run")) if named[status]]
-    return "; ".join(said) + ("." if report["finished"] else "; **not finished**.")
+    waiting = report["asked"][len(report["steps"]) :]
+    said = [f"{len(named['ok'])} of {len(report['asked'])} steps ran and are well"]
+    said += [f"**failed**: {', '.join(named['failed'])}"] if named["failed"] else []
+    said += [f"not run: {', '.join(named['skipped'])}"] if named["skipped"] else []
+    said += [f"**not finished**, still to come: {', '.join(waiting)}"] if waiting else []
+    return "; ".join(said) + "."
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
