@@ -229,8 +229,8 @@ def insist(options: TrainOptions, world: World) -> TrainOptions:
     of_all = gather(own, world)
     lines = of_all[0] + [f"(at process {rank}) {line}" for rank, texts in enumerate(of_all) for line in texts if line not in of_all[0]]
     if lines and world.is_main:
-        count = "one thing" if len(lines) == 1 else f"{len(lines)} things"
-        raise ValueError("\n  - ".join([f"{count} that this training needs cannot be had:", *lines]))
+        heading = f"{len(lines)} things that this training needs are not there:"
+        raise ValueError(lines[0] if len(lines) == 1 else "\n  - ".join([heading, *lines]))
     barrier(world)
     p = options.train.perceptual
     if p.type == "mse" or p.backbone_weights != "torchvision":

@@ -49,7 +49,7 @@ class Run:
     def step(self, players: Sequence[str], grad_clip: float | None) -> dict[str, float]:
         """Updates "g", "d" or both on the gradients at hand, and clears them; with a NaN or an inf among them a step is only counted.
 
-        The one place of an iteration where the device is waited for.
+        The one place of an iteration where the device is waited for (against diffusion_gan, its adaptation waits once more).
 
         Returns:
             The norm of each player's gradient before clipping.

@@ -221,7 +221,7 @@ def test_what_is_missing_is_said_once_in_two_processes(lab: Path, tmp_path: Path
     gone = ("datasets.train.dataroot_gt=no/photos", f"network_d.pretrained={tmp_path / 'no_base'}")
     assert two_processes(lab, tmp_path, lambda _: None, *LASTING, *gone) == [2, 1]
     error = capfd.readouterr().err
-    assert error.count("train_d3sr.py: 2 things that this training needs cannot be had:\n") == error.count("  - datasets.train") == 1
+    assert error.count("train_d3sr.py: 2 things that this training needs are not there:\n") == error.count("  - datasets.train") == 1
     assert error.count("; leaving") <= 1 and not list(tmp_path.iterdir())
 
 

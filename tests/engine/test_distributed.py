@@ -104,14 +104,14 @@ def test_a_world_of_one_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert parallel(module, world) is module
 
 
-def test_one_process_of_torchrun_is_a_world_of_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs no port, and its exceptions are its caller's."""
-    for name, number in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
-        monkeypatch.setenv(name, number)
-    with pytest.raises(KeyError), start("cpu", "pytorch") as world:
-        assert (world.rank, world.size, world.is_main, world.is_node_main) == (0, 1, True, True)
-        assert not torch.distributed.is_initialized()
-        raise KeyError
+def test_one_process_of_torchrun_has_a_group_of_its_own() -> None:
+    """So that a single GPU shows whether NCCL starts."""
+    ((rank, size, started, everyone),) = in_processes(1, _of_one)
+    assert (rank, size, started, everyone) == (0, 1, True, ["a"])
+
+
+def _of_one(world: World) -> tuple[Any, ...]:
+    return world.rank, world.size, torch.distributed.is_initialized(), gather("a", world)
 
 
 def test_the_launcher_can_be_insisted_on_or_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from engine.distributed import World, parallel, shard_frozen, synchronised
 from engine.memory import frozen_bytes
 from engine.objectives import frozen
-from engine.optimization import build_adamw, update
+from engine.optimization import build_adamw, clip_gradients, update
 from models.backbones import heavy_layers
 from models.discriminator import Discriminator, build_discriminator
 from tests.engine.test_distributed import in_processes
@@ -47,10 +47,13 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {kind: str(write(tmp_path_factory.mktemp("base"))) for kind, write in kinds.items()}
 
 
-def build(base: str, dtype: torch.dtype = torch.float32) -> Discriminator:
+MORE = {"features": "multi", "train_conv_in": True}
+
+
+def build(base: str, dtype: torch.dtype = torch.float32, **more: Any) -> Discriminator:
     """With adapters before, in and behind the attention, whose matrices B are not zero."""
     targets = ("conv1", "time_emb_proj", "to_q", "proj_out")
-    discriminator = build_discriminator(base, rank=2, alpha=2, targets=targets, head_channels=8, dtype=dtype)
+    discriminator = build_discriminator(base, rank=2, alpha=2, targets=targets, head_channels=8, dtype=dtype, **more)
     disturb_lora(discriminator.trunk)
     return discriminator
 
@@ -66,6 +69,11 @@ def here(module: nn.Module) -> int:
     return sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in weights)
 
 
+def votes(discriminator: nn.Module, z: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """The logits of all depths in one row."""
+    return torch.cat([logits.flatten() for logits in discriminator(z, timesteps)])
+
+
 def both_steps(discriminator: Discriminator, world: World, dtype: torch.dtype) -> dict[str, Any]:
     """The gradient that the generator gets, those of the discriminator accumulated over two batches, and what was sent meanwhile."""
     discriminator_all = parallel(discriminator, world)
@@ -73,12 +81,13 @@ def both_steps(discriminator: Discriminator, world: World, dtype: torch.dtype) -
     z_hat = noise_like(2, 4, 16, 16, seed=world.rank).requires_grad_()
     sent = {"generator": Collectives(), "first batch": Collectives(), "last batch": Collectives()}
     with sent["generator"], frozen(discriminator), autocast():
-        gradient = torch.autograd.grad(discriminator(z_hat, torch.tensor([3, 500])).mean(), z_hat)[0]
+        gradient = torch.autograd.grad(votes(discriminator, z_hat, torch.tensor([3, 500])).mean(), z_hat)[0]
     untouched = all(p.grad is None for p in discriminator.parameters())
     for number, batch in enumerate(("first batch", "last batch")):
         with sent[batch], synchronised(discriminator_all, last=batch == "last batch"):
             with autocast():
-                logits = discriminator_all(noise_like(2, 4, 16, 16, seed=10 * number + world.rank), torch.tensor([10, 900]))
+                z = noise_like(2, 4, 16, 16, seed=10 * number + world.rank)
+                logits = votes(discriminator_all, z, torch.tensor([10, 900]))
             logits.square().mean().backward()
     gradients = {name: p.grad.numpy().copy() for name, p in discriminator.trainable().items()}
     found = {name: (dict(s.calls), dict(s.numbers)) for name, s in sent.items()}
@@ -97,9 +106,9 @@ def note_gathered(discriminator: Discriminator, bytes_held: list[int]) -> None:
         layer.register_forward_pre_hook(note)
 
 
-def _both_ways(base: str, dtype: torch.dtype, checkpointing: bool, world: World) -> SimpleNamespace:
+def _both_ways(base: str, dtype: torch.dtype, checkpointing: bool, more: dict[str, Any], world: World) -> SimpleNamespace:
     """`both_steps` of one discriminator under DDP and of the same one spread; what of the latter's weights is not as it was."""
-    plain, spread, gathered = build(base, dtype), shared(build(base, dtype), world), []
+    plain, spread, gathered = build(base, dtype, **more), shared(build(base, dtype, **more), world), []
     note_gathered(spread, gathered)
     if checkpointing:
         for discriminator in (plain, spread):
@@ -111,18 +120,18 @@ def _both_ways(base: str, dtype: torch.dtype, checkpointing: bool, world: World)
 
 
 CASES = {
-    "sdxl fp32": ("sdxl", torch.float32, False),
-    "sdxl bf16": ("sdxl", torch.bfloat16, False),
-    "sdxl fp32 checkpointing": ("sdxl", torch.float32, True),
+    "sdxl fp32": ("sdxl", torch.float32, False, {}),
+    "sdxl bf16": ("sdxl", torch.bfloat16, False, {}),
+    "sdxl fp32 checkpointing, every depth, conv_in": ("sdxl", torch.float32, True, MORE),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def ranks(request: pytest.FixtureRequest, bases: dict[str, str]) -> list[SimpleNamespace]:
-    base, dtype, checkpointing = CASES[request.param]
-    found = in_processes(2, functools.partial(_both_ways, bases[base], dtype, checkpointing))
+    base, dtype, checkpointing, more = CASES[request.param]
+    found = in_processes(2, functools.partial(_both_ways, bases[base], dtype, checkpointing, more))
     for rank in found:
-        rank.dtype, rank.meta = dtype, build(bases[base], dtype).to("meta")
+        rank.dtype, rank.meta = dtype, build(bases[base], dtype, **more).to("meta")
     return found
 
 
@@ -175,9 +184,10 @@ def _clipped(base: str, world: World) -> list[dict[str, Any]]:
         for number in range(3):
             z = noise_like(2, 4, 16, 16, seed=10 * number + world.rank)
             with torch.autocast("cpu", torch.float16):
-                loss = discriminator_all(z, torch.tensor([10, 900])).square().mean()
+                loss = votes(discriminator_all, z, torch.tensor([10, 900])).square().mean()
             scaler.scale(loss * (torch.inf if number == world.rank == 1 else 1.0)).backward()
-            steps.append(update(optimizer, scaler, 0.01))
+            norm = clip_gradients(optimizer, scaler, 0.01).item()
+            steps.append((norm, update(optimizer, scaler, norm)))
         found.append({"steps": steps, "scale": scaler.get_scale(), "weights": {name: p.detach().numpy() for name, p in trained.items()}})
     return found
 

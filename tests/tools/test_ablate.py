@@ -52,7 +52,7 @@ def changes(stem: str, base: Path = TINY, *forced: str) -> dict:
         ("loss_ea_lpips", {"train.perceptual.type": "ea_lpips"}),
         ("loss_ea_dists", {}),
         ("disc_none", {"network_d.type": "none"}),
-        ("disc_vanilla", {"network_d.type": "vanilla"}),
+        ("disc_vanilla", {"network_d.type": "vanilla", "network_d.timestep_max": 999}),
         ("disc_nad_sd21", {}),
         ("disc_nad_sdxl", {"network_d.pretrained": "weights/larger"}),
         ("scale_sd15", {"network_d.pretrained": "weights/smaller"}),
