@@ -88,6 +88,8 @@ def chosen(only: Sequence[str] | None) -> list[Step]:
 def run_step(args: argparse.Namespace) -> None:
     """In the process of a step: its rows, one line of JSON each, as soon as they are there."""
     os.chdir(Path(__file__).resolve().parents[1])  # where option files' relative paths start
+    # Compiled code of its own: a step that is ended leaves half a file, over which everybody else's compiler would stumble.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(args.folder) / "inductor")
     import torch
 
     from engine.distributed import choose_device

@@ -49,7 +49,9 @@ def table(rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value in a cell: four digits, and nothing that ends the cell."""
+    """A value in a cell: four digits, a dash for None, and nothing that ends the cell."""
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return " ".join(str(value).split()).replace("|", "\\|")
