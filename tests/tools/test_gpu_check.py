@@ -42,7 +42,8 @@ STEPS = {
 def faulty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A report whose steps do what STEPS say, each in a process that needs no torch."""
     limits = {"hangs": 3.5, "last": 300.0}
-    steps = tuple(gpu_check.Step(name, limits.get(name, 30.0) / gpu_check.LENIENCE, name.upper()) for name in STEPS)
+    lenience = 1.5
+    steps = tuple(gpu_check.Step(name, limits.get(name, 30.0) / lenience, name.upper()) for name in STEPS)
     machine = "put('machine', **{'kind of device': 'cpu', 'device': 'made up'})"
 
     def child(args: object, folder: Path, step: str, rows: Path, seconds: float) -> list[str]:
@@ -50,6 +51,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         return [sys.executable, "-c", WRITE.format(rows=str(rows)) + code]
 
     monkeypatch.setattr(gpu_check, "STEPS", steps)
+    monkeypatch.setattr(gpu_check, "LENIENCE", {"cpu": lenience})
     monkeypatch.setattr(gpu_check, "child", child)
     return tmp_path / "out"
 
