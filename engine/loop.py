@@ -78,7 +78,7 @@ def build_steps(run: Run, options: TrainOptions, world: World, means: Means, hea
 
     discriminator = parallel(run.discriminator, world) if run.discriminator is not None else None
     for network in filter(None, (run.generator, run.discriminator)):
-        cast_inputs(network, not low)
+        cast_inputs(network, False)
     distance = build_distance(t.perceptual, world.device)
     return Steps(run, options, world, parallel(run.generator, world), discriminator, distance, autocast, means, health)
 

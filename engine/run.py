@@ -156,7 +156,7 @@ def resume_run(run: Run, state: Path) -> None:
     for player, optimizer in run.optimizers.items():
         load_moments(optimizer, read_optimizer(state, f"optimizer_{player}")["state"])
     run.iteration, run.skipped_steps = values["iteration"], values["skipped_steps"]
-    run.balance.load_state_dict(values["balance"])
+    run.balance.load_state_dict(values.get("balance", {}))  # older states lack it
     if run.noising is not None:
         kind = type(run.noising).__name__
         if values["noising_kind"] != kind:

@@ -57,7 +57,7 @@ class Steps:
         t, run = self.options.train, self.run
         training_d = run.discriminator is not None and run.iteration >= t.discriminator_starts
         adversarial = run.discriminator is not None and run.iteration >= t.adversarial_start
-        draws = [self._draw(batch) for batch in batches] if training_d or adversarial else []
+        draws = [self._draw(batch) for batch in batches] if training_d else []
         scale = run.scalers["g"].scale(run.balance.weight.new_ones(())) / len(batches)
         squares = torch.zeros(2, device=self.world.device)
         judged = []

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from engine.distributed import World, gather
+from engine.failures import first_line
 from engine.metrics import Metric
 from engine.report import HR, OURS, ImageScores, mean_scores, picture_sheet, score_image
 from engine.restore import restore_picture
@@ -69,7 +70,7 @@ def validate(
         try:
             take(index)
         except (RuntimeError, ValueError, OSError) as error:  # the first: no memory, among others
-            failures.append(f"picture {index + 1}: {str(error).splitlines()[0]}")
+            failures.append(f"picture {index + 1}: {first_line(error)}")
             if world.device.type == "cuda":
                 torch.cuda.empty_cache()
     everyone = [row for part in gather(rows, world) for row in part]

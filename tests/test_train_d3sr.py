@@ -398,7 +398,8 @@ def test_an_early_state_is_kept_and_a_validation_that_breaks_ends_nothing(
     run = train(lab, tmp_path, pairs, *often, "val.metrics={psnr: {type: psnr}, ssim: null}")
     assert seen == [set(), {"1", "4"}, {"1", "4", "5"}], "before iteration 1, at 4 and at the end"
     log = (run / "train_run.log").read_text()
-    said = "validation of mine at iteration 4: 1 picture(s) left out (picture 1: CUDA out of memory. Tried to allocate 20.00 GiB); val.tile"
+    error = "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB"
+    said = f"validation of mine at iteration 4: 1 picture(s) left out (picture 1: {error}); val.tile"
     assert said in log and "val.best: nothing was scored" in log and "INFO: finished" in log
 
 

@@ -70,13 +70,15 @@ def run(
 
 
 class Broken(list):
-    """A set whose second picture cannot be read and whose third needs too much memory."""
+    """A set whose second picture cannot be read, whose third needs too much memory, and whose fifth fails without a word."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index == 1:
             raise ValueError("sub/1.png: broken or truncated image")
         if index == 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nmore")
+        if index == 4:
+            raise RuntimeError
         return super().__getitem__(index)
 
 
@@ -135,9 +137,10 @@ def test_a_picture_that_fails_is_reported_and_the_others_are_scored() -> None:
     whole, broken = pictures(4), Broken(pictures(4))
     result, kept, _ = run(MAIN, broken, [MeanDifference("distance")])
     assert list(kept) == ["sub/0", "sub/3"]
-    memory = "CUDA out of memory. Tried to allocate 20.00 GiB"
+    memory = "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB"
     assert result.failures == ["picture 2: sub/1.png: broken or truncated image", f"picture 3: {memory}"]
     assert result.means == pytest.approx(run(MAIN, [whole[0], whole[3]], [MeanDifference("distance")])[0].means)
+    assert run(MAIN, Broken(pictures(5)), [])[0].failures[-1] == "picture 5: RuntimeError"
 
 
 def test_only_the_first_pictures_are_validated_where_so_many_are_wanted() -> None:

@@ -262,6 +262,7 @@ def test_compiled(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training(setting: Setting, in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Setting, "bases", lambda self: ("random:tiny", "random:tiny"))
     rows = well(list(training.torchrun(setting)))
+    assert all("adversarial_gradient" in line for line in training.logged(setting, "torchrun")), "the generator hears its judge throughout"
     assert rows["collectives of one process"]["values"] == {"right": "yes"}
     values = rows["torchrun, fp32"]["values"]
     assert values["iterations"] == 2 and 0 <= values["waiting for data"] < 1 and values["dry run says (GiB)"] > 0

@@ -83,6 +83,7 @@ def settings(setting: Setting, name: str, file: str) -> list[str]:
         f"name={name}", "num_gpu=auto", f"device={setting.device.type}", f"path.experiments_root={setting.folder / 'experiments'}",
         f"path.tb_root={setting.folder / 'tb'}", f"datasets.train.dataroot_gt={make_photos(setting)}", "datasets.val.realsr=null",
         f"network_g.pretrained={generator}", f"network_d.pretrained={generator if file == SD21 else discriminator}",
+        "train.discriminator_start=0", "train.adversarial_start=0",  # both players at full work from the first iteration
         "train.perceptual.backbone_weights=random", "logger.save_checkpoint_freq=1000000", "logger.use_tb_logger=false",
     ]  # fmt: skip
     small = ["datasets.train.gt_size=64", "datasets.train.batch_size_per_gpu=1", "datasets.train.num_worker_per_gpu=1"]
