@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from losses.adversarial import discriminator_loss, generator_adversarial_loss
+from losses.adversarial import discriminator_loss, generator_adversarial_loss, gradient_penalty
 from models.noising import NoiseAware
 
 GENERATOR_STEP, REAL, FAKE, SHIFT = 1, 2, 3, 4
@@ -114,3 +115,16 @@ def discriminator_objective(
     losses = [discriminator_loss(*of_depth) for of_depth in votes]
     real_logits, fake_logits = ([logits.detach() for logits in of_side] for of_side in zip(*votes, strict=True))
     return torch.stack(losses).mean(), real_logits, fake_logits
+
+
+def real_penalty(discriminator: nn.Module, noising: NoiseAware, z_hr: Tensor, seen: Draw, alphas_cumprod: Tensor) -> Tensor:
+    """R1 on real latents as the discriminator sees them, before its weight: a scalar with a graph to the discriminator's weights.
+
+    Where it judges at several depths, each has the same share of the votes. Attention is computed step by step meanwhile: the fused
+    kernels have no second derivative.
+    """
+    shown = noising.show(z_hr, seen.timesteps, seen.noise, alphas_cumprod).detach().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        depths = discriminator(shown, seen.timesteps)
+        votes = torch.stack([logits.sum() for logits in depths]).mean()
+        return gradient_penalty(torch.autograd.grad(votes, shown, create_graph=True)[0])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engine.distributed import World, sum_over_ranks, synchronised
 from engine.health import DiscriminatorHealth, per_sample
 from engine.logs import Means
-from engine.objectives import SHIFT, Draws, discriminator_objective, draw, frozen, generator_objective, sample_seed
+from engine.objectives import SHIFT, Draws, discriminator_objective, draw, frozen, generator_objective, real_penalty, sample_seed
 from engine.run import Run
 from losses.pattern import flat_detail, repetition
 from losses.perceptual import shifted_distance
@@ -81,6 +81,8 @@ class Steps:
     def discriminator_step(self, judged: list[Judged]) -> Tensor:
         """Leaves the gradient of L_D (Eq. 3) at the discriminator. Returns the mean sign of its votes on real latents."""
         run, real_sign = self.run, torch.zeros((), device=self.world.device)
+        if self.options.train.r1_weight and run.iteration % self.options.train.r1_every == 0:
+            self._penalise(judged)
         for number, one in enumerate(judged):
             real, fake = one.draws.real, one.draws.fake
             with synchronised(self.discriminator, last=number == len(judged) - 1):
@@ -93,6 +95,16 @@ class Steps:
             self.health.add(real_logits, real.timesteps, fake_logits, fake.timesteps)
             real_sign += per_sample([logits.sign() for logits in real_logits]).mean() / len(judged)
         return real_sign
+
+    def _penalise(self, judged: list[Judged]) -> None:
+        """Leaves the gradient of R1 at the discriminator, in whose sum over the processes `discriminator_step` includes it."""
+        t, run = self.options.train, self.run
+        for one in judged:
+            with synchronised(self.discriminator, last=False):
+                with self.autocast():
+                    penalty = real_penalty(self.discriminator, run.noising, one.z_hr, one.draws.real, run.generator.alphas_cumprod)
+                self.means.add(r1=penalty)
+                run.scalers["d"].scale(t.r1_weight / 2 * t.r1_every * penalty / len(judged)).backward()
 
     def _draw(self, batch: dict[str, Any]) -> Draws:
         d, autoencoder, hr = self.options.network_d, self.run.generator.autoencoder, batch["hr"]
@@ -114,12 +126,13 @@ class Steps:
         return loss
 
     def _adversarial(self, z_hat: Tensor, draws: Draws, scale: Tensor) -> Tensor:
-        """The gradient of L_G (Eq. 2) at z_hat, times `scale`."""
+        """The gradient of L_G (Eq. 2) at z_hat, times `scale` and, channel by channel, what the channel does to a picture."""
         run = self.run
         with frozen(run.discriminator), self.autocast():
             loss_g, _ = generator_objective(run.discriminator, run.noising, z_hat, draws.generator_step, run.generator.alphas_cumprod)
             self.means.add(loss_g=loss_g)
-            return torch.autograd.grad(scale * loss_g, z_hat)[0]
+            gradient = torch.autograd.grad(scale * loss_g, z_hat)[0]
+        return gradient * run.generator.autoencoder.channel_gain.view(1, -1, 1, 1)
 
     def _note_norms(self, squares: Tensor, scale: Tensor, adversarial: bool) -> None:
         """Norms of the whole batch's gradients at z_hat: each part has its share of the mean, so that they do not depend on the parts."""

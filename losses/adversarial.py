@@ -21,5 +21,14 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(_at_least_float32(fake_logits)).mean() + F.softplus(-_at_least_float32(real_logits)).mean()
 
 
+def gradient_penalty(gradient: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018, Eq. 9) before its weight gamma / 2: the mean squared length of D's gradient at real samples.
+
+    gradient: (N, C, h, w), of the sum of all votes; lengths are taken over channels, at each position, so that the crop's size does not
+    matter. Returns a scalar, at least float32.
+    """
+    return _at_least_float32(gradient).square().sum(1).mean()
+
+
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -85,6 +85,18 @@ class Autoencoder(nn.Module):
         levels = config.block_out_channels if isinstance(self.model, AutoencoderKL) else config.decoder_block_out_channels
         return 2 ** (len(levels) - 1)
 
+    @property
+    def channel_gain(self) -> Tensor:
+        """(C,) float32: how far a unit of each latent channel moves the picture, relative to their root mean square.
+
+        Of a whitened transform its standard deviations. A loss on pictures brings this factor along to z_hat, through the decoder; a
+        discriminator that judges latents does not, and would push the faintest colours as hard as the brightness. All ones for a learned
+        VAE, whose channels weigh about the same.
+        """
+        if isinstance(self.model, BlockTransform):
+            return self.model.std / self.model.std.square().mean().sqrt()
+        return torch.ones(self.latent_channels, device=next(self.model.parameters()).device)
+
     def encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> z (N, C, H / factor, W / factor), float32 or finer."""
         if isinstance(self.model, BlockTransform):

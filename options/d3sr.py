@@ -130,6 +130,8 @@ class TrainOptions:
         check(shift <= size // 2, f"train.perceptual.shift must be at most half of gt_size {size}, got {shift}")
         fits = self.train.precision != "fp16" or self.device != "cpu"
         check(fits, "train.precision: expected fp32 or bf16 with device: cpu, got fp16")
+        penalised = bool(self.train.r1_weight) and self.network_d.type != "none"
+        check(not (penalised and self.network_d.shard), "train.r1_weight: expected 0 with network_d.shard: FSDP has no second derivative")
         compared = [name for name, metric in self.val.metrics.items() if metric.needs_gt]
         for name, data in self.datasets.val.items():
             needed = f"expected HR images, which val.metrics.{compared[0]} compares with" if compared else ""

@@ -240,6 +240,10 @@ class TrainingOptions:
     """lambda_1 of Sec. 3.4 as a number; null where adversarial_ratio is given. Without effect when network_d.type is none."""
     adversarial_ratio: float | None = None
     """lambda_1 as a share: the weight with which the adversarial gradient at z_hat is so many times as long as the spatial one."""
+    r1_weight: float = 0.0
+    """gamma of R1, which keeps the discriminator's gradient at real latents short (Mescheder et al. 2018); 0 = none, as in the paper."""
+    r1_every: int = 16
+    """Iterations between two that compute R1, which then counts so many times as much (StyleGAN2's lazy regularization)."""
     mse_weight: float = 1.0
     """Weight of the MSE in Eq. 8, on images in [0, 1]; the paper's is 1."""
     perceptual: PerceptualOptions
@@ -275,6 +279,8 @@ class TrainingOptions:
         check(one, "adversarial_ratio: expected a number either here or in adversarial_weight, and null in the other")
         for name, value in (("adversarial_weight", weight), ("adversarial_ratio", ratio)):
             check(value is None or value >= 0, f"{name} must not be negative, got {value}")
+        check(self.r1_weight >= 0, f"r1_weight must not be negative, got {self.r1_weight}")
+        check(self.r1_every >= 1, f"r1_every must be at least 1, got {self.r1_every}")
         check(self.mse_weight >= 0, f"mse_weight must not be negative, got {self.mse_weight}")
         check(self.adversarial_start >= 0, f"adversarial_start must not be negative, got {self.adversarial_start}")
         start, heard = self.discriminator_start, self.adversarial_start

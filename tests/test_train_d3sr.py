@@ -289,7 +289,8 @@ def steps_of(run: Run, options: TrainOptions) -> Steps:
 
 @pytest.mark.parametrize("features", ["mid", "multi"])
 def test_the_generators_step_is_that_of_the_summed_loss(lab: Path, tmp_path: Path, batches: list[dict], features: str) -> None:
-    """Against one plain backward through L_spatial + lambda_1 L_G of both batches, written out here."""
+    """Against one plain backward through L_spatial + lambda_1 L_G of both batches, written out here; L_G's gradient at a latent channel is
+    as many times larger as the channel's whitening is wide."""
     weights = ("train.adversarial_weight=0.7", "train.pattern_weight=3", "train.repetition_weight=0.5", f"network_d.features={features}")
     options = options_of(lab, tmp_path, "network_g.train=lora", "train.perceptual.shift=0", *weights)
     run = build_run(options, MAIN)
@@ -301,12 +302,16 @@ def test_the_generators_step_is_that_of_the_summed_loss(lab: Path, tmp_path: Pat
     assert [p.requires_grad for p in run.discriminator.parameters()] == before and len(judged) == 2
 
     run.generator.zero_grad()
+    std = run.generator.autoencoder.model.std.view(1, -1, 1, 1)
+    gain = std / std.square().mean().sqrt()
+    assert gain.max() > 1.5 * gain.min()
     total, norms = 0.0, {"spatial": 0.0, "adversarial": 0.0}
     for batch, one in zip(batches, judged, strict=True):
         sr, z_hat = run.generator(batch["lr"] * 2 - 1)
         seen = draw(run.noising, 0, batch["index"].tolist(), z_hat.shape[1:], MAIN.device).generator_step
         alpha_bar = run.generator.alphas_cumprod[seen.timesteps].view(-1, 1, 1, 1)
-        votes = run.discriminator(alpha_bar.sqrt() * z_hat + (1 - alpha_bar).sqrt() * seen.noise, seen.timesteps)
+        heard = z_hat.detach() + gain * (z_hat - z_hat.detach())
+        votes = run.discriminator(alpha_bar.sqrt() * heard + (1 - alpha_bar).sqrt() * seen.noise, seen.timesteps)
         loss_g = -sum(torch.log(torch.sigmoid(logits)).mean() for logits in votes) / len(votes)
         image, t = (sr + 1) / 2, options.train
         spatial = t.mse_weight * (image - batch["hr"]).square().mean() + t.perceptual.weight * steps.distance(image, batch["hr"])
@@ -364,6 +369,47 @@ def test_the_discriminator_warms_up_alone(lab: Path, tmp_path: Path) -> None:
     for iteration, same in ((2, True), (3, False)):
         ours, theirs = (load_file(folder / f"training_states/{iteration}/generator.safetensors") for folder in (run, alone))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs) == same
+
+
+def test_r1_joins_the_discriminators_gradient_every_so_often(lab: Path, tmp_path: Path, batches: list[dict]) -> None:
+    """What it adds is the penalty's slope by finite differences along itself, and only at its iterations."""
+    found = {}
+    for weight in (0, 3):
+        changes = ("network_d.train=full", "network_d.features=multi", f"train.r1_weight={weight}", "train.r1_every=2")
+        options = options_of(lab, tmp_path, *changes)
+        run = build_run(options, MAIN)
+        steps = steps_of(run, options)
+        for run.iteration in (1, 2):
+            judged = steps.generator_step(batches)
+            steps.discriminator_step(judged)
+            trained = run.discriminator.trainable()
+            found[weight, run.iteration] = {name: p.grad.clone() for name, p in trained.items()}
+            run.discriminator.zero_grad()
+    assert all(torch.equal(found[0, 1][name], found[3, 1][name]) for name in trained)
+    added = {name: found[3, 2][name] - found[0, 2][name] for name in trained}
+    length = sum(gradient.square().sum().item() for gradient in added.values()) ** 0.5
+
+    def penalty() -> float:
+        """3 / 2 x 2 iterations x E[|grad of the votes|^2], the gradient by autograd, one picture and one depth at a time."""
+        total = 0.0
+        for one in judged:
+            seen = one.draws.real
+            alpha_bar = run.generator.alphas_cumprod[seen.timesteps].view(-1, 1, 1, 1)
+            shown = (alpha_bar.sqrt() * one.z_hr + (1 - alpha_bar).sqrt() * seen.noise).requires_grad_()
+            for n in range(len(shown)):
+                votes = run.discriminator(shown[n : n + 1], seen.timesteps[n : n + 1])
+                slope = sum(torch.autograd.grad(logits.sum(), shown, retain_graph=True)[0][n] for logits in votes) / len(votes)
+                total += slope.double().square().sum(0).mean().item() / len(shown) / len(judged)
+        return 3 / 2 * 2 * total
+
+    step, penalties = 5e-4, []
+    for sign in (1, -2, 1):
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter += sign * step * added[name] / length
+        penalties.append(penalty())
+    assert length == pytest.approx((penalties[0] - penalties[1]) / (2 * step), rel=0.01)
+    assert steps.means.read(MAIN)["r1"] == pytest.approx(penalties[2] / 3, rel=1e-3)
 
 
 @pytest.mark.parametrize("how", ["network_d.train=full", "network_d.train_conv_in=true", "network_d.features=multi"])

@@ -10,8 +10,9 @@ CASES = {
     "fp16, discriminator in full": [
         "train.precision=fp16", "network_d.train=full", "network_d.features=multi", "network_d.type=vanilla", "train.ema_decay=0.99",
         "network_d.share_timesteps=false", "network_d.share_noise=false", "train.pattern_weight=1.0", "train.repetition_weight=1.0",
-        "train.perceptual.shift=7",
+        "train.perceptual.shift=7", "train.r1_weight=1",
     ],
+    "bf16, gradient penalty": ["train.precision=bf16", "train.r1_weight=1", "train.gradient_checkpointing=[discriminator]"],
     "fp32, discriminator in full": [
         "train.precision=fp32", "network_d.train=full", "network_d.type=diffusion_gan",
         "train.adversarial_ratio=null", "train.adversarial_weight=0.1", "train.perceptual.type=dists", "train.accumulate=2",

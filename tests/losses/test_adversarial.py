@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from losses.adversarial import discriminator_loss, generator_adversarial_loss
+from losses.adversarial import discriminator_loss, generator_adversarial_loss, gradient_penalty
 
 
 def logits(seed: int) -> torch.Tensor:
@@ -35,6 +35,12 @@ def test_each_expectation_is_its_own_mean():
 def test_an_undecided_discriminator_costs_two_log_two():
     assert discriminator_loss(torch.zeros(2), torch.zeros(2)).item() == pytest.approx(2 * math.log(2))
     assert generator_adversarial_loss(torch.zeros(2)).item() == pytest.approx(math.log(2))
+
+
+def test_the_penalty_is_the_mean_squared_length_at_each_position():
+    assert gradient_penalty(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(5, 2, 7, 9)).item() == pytest.approx(25.0)
+    half = torch.full((1, 2, 4, 4), 300.0, dtype=torch.float16)
+    assert gradient_penalty(half).item() == 180_000, "beyond what half precision holds"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -113,6 +113,21 @@ def test_block_transform_is_loaded_with_its_whitening_in_float32(tiny_base):
     torch.testing.assert_close(autoencoder.decode(autoencoder.encode(images)), images, rtol=0, atol=1e-5)
 
 
+def test_channel_gain_is_what_a_unit_of_the_channel_does_to_the_picture(tiny_base):
+    autoencoder = load_autoencoder(str(tiny_base))
+    empty = autoencoder.decode(torch.zeros(1, 48, 1, 1))
+    moved = torch.stack([(autoencoder.decode(unit.view(1, 48, 1, 1)) - empty).norm() for unit in torch.eye(48)])
+    torch.testing.assert_close(autoencoder.channel_gain, moved / moved.square().mean().sqrt())
+    assert autoencoder.channel_gain.std() > 0.1
+
+
+@pytest.mark.parametrize("base", ["sd_base", "taesd"])
+def test_channels_of_a_learned_vae_weigh_the_same(base, request):
+    base = request.getfixturevalue(base)
+    autoencoder = load_autoencoder(str(base), subfolder="vae" if (base / "vae").is_dir() else "")
+    assert torch.equal(autoencoder.channel_gain, torch.ones(4))
+
+
 def test_block_transform_is_fetched_from_the_hub_with_its_weights(tiny_base, monkeypatch):
     fetched = []
 

@@ -98,6 +98,8 @@ def test_keys_of_a_test_that_others_rely_on(assignment: str) -> None:
         ("train.discriminator_start=501", "train.discriminator_start: must be from 0 to adversarial_start 500, or null, got 501"),
         ("network_d={pretrained: a, type: vanilla, timestep_max: 300}", "network_d.timestep_max: expected 999 with type vanilla"),
         ("network_d={pretrained: a, type: diffusion_gan, timestep_min: 1}", "network_d.timestep_min: expected 0 with type diffusion_gan"),
+        ("train.r1_weight=-1", "train.r1_weight: must not be negative"),
+        ("train.r1_every=0", "train.r1_every: must be at least 1"),
         ("network_d={pretrained: a, train: full, shard: true}", "network_d.shard: expected false with train: full"),
         ("network_d={pretrained: a, train: full, train_conv_in: true}", "network_d.train_conv_in: expected false with train: full"),
         ("val.early=[-1]", "val.early: must not hold negative iterations"),
