@@ -1,10 +1,11 @@
-"""Quality metrics by their pyiqa names. pyiqa costs seconds, so it is imported when the first metric is built; nothing else needs it."""
+"""Quality metrics by their pyiqa names, and the four of engine/looks.py. pyiqa costs seconds, so it is imported when the first of its own
+is built; nothing else needs it."""
 
 import contextlib
 import difflib
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.looks import LOOKS
 from engine.metric_weights import FILES, how_to_get
 
 # The papers' protocol (OSEDiff's published RealSR averages come out with it): luma of BT.601 in [16, 235]. pyiqa's own default is the
@@ -36,7 +38,7 @@ class Metric:
     lower_better: bool
     needs_hr: bool
     options: dict[str, Any]
-    network: torch.nn.Module
+    network: Callable[..., Any]
     device: torch.device | str
 
     def __call__(self, sr: np.ndarray, hr: np.ndarray | None = None) -> float:
@@ -69,13 +71,18 @@ def build_metric(
     pretrained_model_path: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Metric:
-    """The metric that tables call `name` and pyiqa calls `type`.
+    """The metric that tables call `name` and pyiqa, or engine/looks.py, calls `type`.
 
     None leaves an option at the papers' protocol (PAPER_PROTOCOL) and otherwise at pyiqa's default.
     pretrained_model_path: a local weights file; for niqe MATLAB's .mat or BasicSR's .npz.
     Raises ValueError, saying what to do, for an unknown metric, an option it does not have, and weights that are neither on this machine
     nor can be downloaded.
     """
+    if type in LOOKS:
+        _refuse_options(name, type, test_y_channel, color_space, crop_border, pretrained_model_path)
+        network, lower = _on_levels(LOOKS[type]), type != "acutance"
+        return Metric(name=name, type=type, lower_better=lower, needs_hr=True, options={}, network=network, device=device)
+
     import pyiqa
 
     logging.getLogger("pyiqa").setLevel(logging.WARNING)
@@ -104,9 +111,23 @@ def build_metric(
     )
 
 
+def _refuse_options(name: str, type: str, *options: object) -> None:
+    if any(option is not None for option in options):
+        raise ValueError(f"metric {name}: {type} has no options")
+
+
+def _on_levels(look: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """A function of two uint8 pictures (H, W, 3) as one of two batches (1, 3, H, W) in [0, 1]."""
+
+    def score(*batches: torch.Tensor) -> float:
+        return look(*((batch[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy() for batch in batches))
+
+    return score
+
+
 def _check_type(name: str, type: str, known: list[str]) -> None:
     if type not in known:
-        near = difflib.get_close_matches(type, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(type, [*LOOKS, *known], n=3, cutoff=0.4)
         hint = f"; near: {', '.join(near)}" if near else ""
         listing = "python -c 'import pyiqa; print(pyiqa.list_models())'"
         raise ValueError(f"metric {name}: pyiqa has no metric {type!r}{hint} (all names: {listing})")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.folder_metric import FOLDER_METRICS, FolderMetric, build_folder_metric
+from engine.looks import LOOKS
 from engine.metric_weights import FILES, how_to_get, read_record, sha256_of, state_of
 from engine.metrics import Metric, build_metric
 from engine.report import HR, ImageScores, score_image, score_picture
@@ -23,12 +24,13 @@ TITLES = {
     "maniqa": "MANIQA (maniqa)",
     "maniqa-pipal": "MANIQA (maniqa-pipal)",
     "clipiqa": "CLIPIQA",
+    "flat_texture": "flat texture",
 }
 """pyiqa's names -> the papers'. Two models go by MANIQA and give other numbers, so the variant is named."""
 
-WITH_HR = ("psnr", "ssim", "lpips", "dists", "fid")
+WITH_HR = ("psnr", "ssim", "lpips", "dists", "fid", *LOOKS)
 DEFAULT = (*WITH_HR, "niqe", "musiq", "maniqa-pipal", "clipiqa")
-"""The metrics of the paper's Tables 1 and 2, and what peers add; the first ones compare with HR."""
+"""The metrics of the paper's Tables 1 and 2, what peers add, and what an eye sees first; the first ones compare with HR."""
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,7 @@
 """Pre-trains the small base of D3SR: a diffusion model over block-transform latents of photographs, from scratch.
 
     python tools/pretrain_tiny.py --data FOLDER [FOLDER ...] --out weights/my-base
+    python tools/pretrain_tiny.py --data FOLDER --latents weights/my-base --channels 160 192 192 --out weights/larger   its discriminator's
 
 Epsilon prediction on Stable Diffusion's noise schedule, timesteps uniform over the whole range, no text (a zero embedding is
 the null condition). The result is a folder in diffusers' layout that `network_g.pretrained` and `network_d.pretrained` accept.
@@ -24,15 +25,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=16, help="crops per iteration")
     parser.add_argument("--channels", type=int, nargs=3, help="of the UNet's levels, multiples of 16 (default: 96 112 112)")
+    parser.add_argument("--layers", type=int, nargs=3, help="residual blocks of each level (default: 1 1 1)")
     parser.add_argument("--size", type=int, default=128, help="side of a crop in pixels")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="peak; 100 iterations of warm-up, then a cosine down to zero")
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that read pictures")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="default: %(default)s")
     parser.add_argument("--save-every", type=int, default=200, help="iterations between states to resume from")
     parser.add_argument("--log-every", type=int, default=50, help="iterations between lines")
     parser.add_argument("--fit-crops", type=int, default=1024, help="crops that the block transform is whitened over")
+    parser.add_argument("--latents", metavar="BASE", help="whiten as this base does, so that one can judge what the other generates")
     return parser.parse_args(argv)
 
 
@@ -56,7 +60,7 @@ def learning_rate_at(iteration: int, args: argparse.Namespace) -> float:
     return args.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * iteration / args.iterations))
 
 
-def denoising_loss(unet, z, alphas_cumprod, generator):
+def denoising_loss(unet, z, alphas_cumprod, generator, precision: str = "bf16"):
     """Mean squared error of the predicted noise at uniform timesteps, one per sample."""
     import torch
     import torch.nn.functional as F
@@ -67,7 +71,7 @@ def denoising_loss(unet, z, alphas_cumprod, generator):
     noise = torch.randn(z.shape, generator=generator).to(z.device)
     z_t = forward_diffusion(z, timesteps, noise, alphas_cumprod)
     null = z.new_zeros(len(z), NULL_TOKENS, unet.config.cross_attention_dim)
-    with torch.autocast(z.device.type, torch.bfloat16):
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
         noise_pred = unet(z_t, timesteps.to(z.device), encoder_hidden_states=null, return_dict=False)[0]
     return F.mse_loss(noise_pred.float(), noise)
 
@@ -88,7 +92,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from data.hr_crops import HRCrops
     from data.loading import endless_batches
     from data.sampler import ShardedSampler
-    from models.backbones import Autoencoder, cast, new_unet, save_base
+    from models.backbones import Autoencoder, cast, load_autoencoder, new_unet, save_base
     from models.block_transform import BlockTransform
     from models.configs import TINY_UNET
     from models.diffusion import scaled_linear_alphas_cumprod
@@ -97,8 +101,9 @@ def pretrain(args: argparse.Namespace) -> None:
     dataset = HRCrops([(path, 1.0) for path in args.data], gt_size=args.size, scale=4, seed=args.seed, use_hflip=True)
     print(dataset.report())
     state_path = Path(args.out) / "pretrain_state.pt"
-    sizes = {"block_out_channels": args.channels} if args.channels else {}
-    unet = new_unet(TINY_UNET | sizes, args.seed).to(args.device, memory_format=torch.channels_last)
+    sizes = {"block_out_channels": args.channels, "layers_per_block": args.layers}
+    config = TINY_UNET | {name: size for name, size in sizes.items() if size}
+    unet = new_unet(config, args.seed).to(args.device, memory_format=torch.channels_last)
     ema = {name: p.detach().clone() for name, p in unet.named_parameters()}
     optimizer = torch.optim.AdamW(unet.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     alphas_cumprod = scaled_linear_alphas_cumprod()
@@ -113,6 +118,10 @@ def pretrain(args: argparse.Namespace) -> None:
         transform.load_state_dict(state["transform"])
         ema, iteration = {name: state["ema"][name].to(args.device) for name in ema}, state["iteration"]
         print(f"resuming {state_path} at iteration {iteration}")
+    elif args.latents:
+        transform = load_autoencoder(args.latents).model
+        if not isinstance(transform, BlockTransform):
+            raise ValueError(f"--latents: '{args.latents}' has a learned autoencoder; expected a base that this tool made")
     else:
         transform = fit_transform(dataset, num_crops=args.fit_crops)
     transform.to(args.device)
@@ -126,7 +135,7 @@ def pretrain(args: argparse.Namespace) -> None:
         with torch.no_grad():
             z = transform.encode(batch["hr"] * 2 - 1)
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + iteration)
-        loss = denoising_loss(unet, z, alphas_cumprod, generator)
+        loss = denoising_loss(unet, z, alphas_cumprod, generator, args.precision)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(iteration, args)
         optimizer.zero_grad(set_to_none=True)

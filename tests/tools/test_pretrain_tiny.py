@@ -129,3 +129,17 @@ def test_a_missing_folder_is_one_message(tmp_path: Path, capsys: pytest.CaptureF
     error = capsys.readouterr().err
     assert error.startswith("pretrain_tiny.py: ") and "absent" in error and "Traceback" not in error
     assert not (tmp_path / "base").exists()
+
+
+def test_a_base_of_another_shape_shares_the_latents(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain_tiny.main(arguments(photos, tmp_path / "base")) == 0
+    shape = ["--channels", "16", "32", "48", "--layers", "3", "1", "1", "--seed", "1", "--precision", "fp32"]
+    assert pretrain_tiny.main(arguments(photos, tmp_path / "judge", "--latents", str(tmp_path / "base"), *shape)) == 0
+    for tensor in ("mean", "std"):
+        ours, theirs = (getattr(load_autoencoder(str(tmp_path / name)).model, tensor) for name in ("judge", "base"))
+        assert torch.equal(ours, theirs)
+    unet = load_unet(str(tmp_path / "judge"))
+    assert [len(block.resnets) for block in unet.down_blocks] == [3, 1, 1] and [len(block.resnets) for block in unet.up_blocks] == [2, 2, 4]
+    assert list(unet.config.block_out_channels) == [16, 32, 48]
+    assert pretrain_tiny.main(arguments(photos, tmp_path / "third", "--latents", "random:small-sd")) == 2
+    assert "'random:small-sd' has a learned autoencoder" in capsys.readouterr().err
