@@ -59,14 +59,18 @@ def _autocorrelation(fine: Tensor, down: int, right: int) -> Tensor:
     return windows(here * there) / (energy + FAINTEST**2)
 
 
-def _fine(images: Tensor) -> Tensor:
-    """What a 5 x 5 binomial blur takes away."""
+def binomial_blur(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) convolved with the 5 x 5 binomial, a Gaussian of a variance of 1; the sides are mirrored."""
     blurred = F.pad(images, (2, 2, 2, 2), mode="reflect")
     for dim in (-1, -2):  # as sums of shifted pictures: a kernel would have to be sent to the device in every step
         size = blurred.shape[dim] - 4
         shifted = [blurred.narrow(dim, start, size) for start in range(5)]
         blurred = (shifted[0] + shifted[4] + 4 * (shifted[1] + shifted[3]) + 6 * shifted[2]) / 16
-    return images - blurred
+    return blurred
+
+
+def _fine(images: Tensor) -> Tensor:
+    return images - binomial_blur(images)
 
 
 def _detail(images: Tensor) -> Tensor:
