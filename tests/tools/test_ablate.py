@@ -50,7 +50,8 @@ def changes(stem: str, base: Path = TINY, *forced: str) -> dict:
     [
         ("loss_mse", {"train.perceptual.type": "mse"}),
         ("loss_ea_lpips", {"train.perceptual.type": "ea_lpips"}),
-        ("loss_ea_dists", {}),
+        ("loss_lpips", {}),
+        ("loss_ea_dists", {"train.perceptual.type": "ea_dists"}),
         ("disc_none", {"network_d.type": "none"}),
         ("disc_vanilla", {"network_d.type": "vanilla", "network_d.timestep_max": 999}),
         ("disc_nad_sd21", {}),
@@ -101,7 +102,7 @@ def test_what_cannot_be_laid_over_is_refused(tmp_path: Path) -> None:
     typo.write_text(f"base: {TINY}\nname: typo\ntrain: {{mse_wieght: 2}}\n")
     with pytest.raises(OptionsError, match="typo.yml: train.mse_wieght: unknown key; did you mean train.mse_weight"):
         lay_over(typo, base, STAND_INS)
-    with pytest.raises(OptionsError, match="train.adversarial_start: 2250 lies beyond the run's 300 iterations"):
+    with pytest.raises(OptionsError, match="train.adversarial_start: 8000 lies beyond the run's 300 iterations"):
         lay_over(ABLATIONS / "loss_mse.yml", read_base(TINY, ["train.total_iter=300"], None), STAND_INS)
 
 
@@ -124,23 +125,23 @@ def test_a_stand_in_keeps_what_belongs_to_the_bases_own_model(tmp_path: Path) ->
 
 
 def test_iterations_scale_what_is_counted_in_them() -> None:
-    train = lay_over(ABLATIONS / "loss_mse.yml", read_base(TINY, [], 300), STAND_INS).options.train  # the base has 3750, 2250 and 100
-    assert (train.total_iter, train.adversarial_start, train.scheduler.warmup_iter) == (300, 180, 8)
-    forced = ["train.adversarial_start=7"]
+    train = lay_over(ABLATIONS / "loss_mse.yml", read_base(TINY, [], 300), STAND_INS).options.train  # the base has 12000, 7900, 8000 and 100
+    assert (train.total_iter, train.adversarial_start, train.scheduler.warmup_iter) == (300, 200, 2)
+    forced = ["train.adversarial_start=7", "train.discriminator_start=7"]
     train = lay_over(ABLATIONS / "loss_mse.yml", read_base(TINY, forced, 300), STAND_INS).options.train
-    assert (train.adversarial_start, train.scheduler.warmup_iter) == (7, 8)
+    assert (train.adversarial_start, train.scheduler.warmup_iter) == (7, 2)
 
 
 def test_the_fingerprint_is_of_what_decides_the_weights() -> None:
     def of(stem: str, *forced: str, iterations: int = 300, processes: int = 1) -> str:
         return fingerprint(lay_over(ABLATIONS / f"{stem}.yml", read_base(TINY, forced, iterations), STAND_INS).options, processes)
 
-    one = of("loss_ea_dists")
+    one = of("loss_lpips")
     same = ["logger.print_freq=1", "datasets.train.num_worker_per_gpu=0", "path.experiments_root=x", "val.val_freq=2", "num_gpu=1"]
-    assert {of("disc_nad_sd21"), of("scale_sd21"), *(of("loss_ea_dists", change) for change in same)} == {one}
+    assert {of("disc_nad_sd21"), of("scale_sd21"), *(of("loss_lpips", change) for change in same)} == {one}
     others = ["manual_seed=1", "train.optim_g.lr=1e-4", "datasets.train.dataroot_gt=x", "path.pretrain_network_g=x", "device=auto"]
-    different = {of("loss_ea_dists", change) for change in others}
-    different |= {of("loss_mse"), of("loss_ea_dists", iterations=301), of("loss_ea_dists", processes=2)}
+    different = {of("loss_lpips", change) for change in others}
+    different |= {of("loss_mse"), of("loss_lpips", iterations=301), of("loss_lpips", processes=2)}
     assert len(different) == 8 and one not in different
 
 
@@ -379,7 +380,7 @@ def test_variants_are_trained_scored_and_compared_once(lab: Path, tmp_path: Path
     out = tmp_path / "out"
     mse, sdxl = (next((out / "runs").glob(f"{stem}-*")) for stem in ("loss_mse", "disc_nad_sdxl"))
     used = train_d3sr.load_train_options(mse / "options.yml")
-    assert (used.train.perceptual.type, used.manual_seed, used.train.total_iter, used.train.adversarial_start) == ("mse", 0, 3, 1)
+    assert (used.train.perceptual.type, used.manual_seed, used.train.total_iter, used.train.adversarial_start) == ("mse", 0, 3, 2)
     assert (mse / "models" / f"{mse.name}_3_ema").is_dir()
     assert train_d3sr.load_train_options(sdxl / "options.yml").network_d.pretrained == str(lab / "larger")
 
@@ -412,15 +413,15 @@ def test_variants_are_trained_scored_and_compared_once(lab: Path, tmp_path: Path
 
 def test_the_same_training_is_not_done_again_nor_for_missing_scores(lab: Path, tmp_path: Path, launches: Launches) -> None:
     launches.append("not the first")
-    one = arguments(lab, tmp_path, "loss_ea_dists", "disc_nad_sd21", forced=["network_d.type=none"])
+    one = arguments(lab, tmp_path, "loss_lpips", "disc_nad_sd21", forced=["network_d.type=none"])
     assert main(one) == 0
-    assert launches[1:] == ["loss_ea_dists", "loss_ea_dists, scoring"]
+    assert launches[1:] == ["loss_lpips", "loss_lpips, scoring"]
     before = (tmp_path / "table.csv").read_text()
-    assert len({line.split(",")[4] for line in before.splitlines()[1:3]}) == 1, "both rows have its scores"
+    assert len({row["psnr"] for row in list(csv.DictReader(before.splitlines()))[:2]}) == 1, "both rows have its scores"
 
     next((tmp_path / "runs").glob("*/scores/*/scores.json")).unlink()
     assert main(one) == 0
-    assert launches[3:] == ["loss_ea_dists, scoring"] and (tmp_path / "table.csv").read_text() == before
+    assert launches[3:] == ["loss_lpips, scoring"] and (tmp_path / "table.csv").read_text() == before
 
 
 def test_a_dry_run_lists_and_does_nothing(lab: Path, tmp_path: Path, launches: Launches, capsys) -> None:
