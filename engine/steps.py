@@ -16,7 +16,7 @@ from engine.health import DiscriminatorHealth, per_sample
 from engine.logs import Means
 from engine.objectives import SHIFT, Draws, discriminator_objective, draw, frozen, generator_objective, real_penalty, sample_seed
 from engine.run import Run
-from losses.edges import lost_coherence
+from losses.edges import lost_coherence, overshoot
 from losses.pattern import flat_detail, repetition
 from losses.perceptual import shifted_distance
 from losses.spatial import spatial_loss
@@ -114,12 +114,12 @@ class Steps:
         return draw(self.run.noising, self.options.manual_seed, batch["index"].tolist(), shape, self.world.device, **shared)
 
     def _spatial(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """Eq. 8, and the losses against patterns and frayed edges where the options ask for them."""
+        """Eq. 8, and the losses against patterns, frayed edges and halos where the options ask for them."""
         t = self.options.train
         offset = sample_seed(self.options.manual_seed, self.run.iteration, SHIFT)
         distance = shifted_distance(self.distance, t.perceptual.shift, offset)
         loss, parts = spatial_loss(sr, hr, distance, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
-        others = {"pattern": flat_detail, "repetition": repetition, "coherence": lost_coherence}
+        others = {"pattern": flat_detail, "repetition": repetition, "coherence": lost_coherence, "overshoot": overshoot}
         for name, loss_of in others.items():
             weight = getattr(t, f"{name}_weight")
             if weight:

@@ -1,6 +1,7 @@
-"""A loss against edges that fray: no distance of the literature, nor any discriminator of a small generator, asks for straight lines."""
+"""Losses against edges that fray and edges that glow, which neither the distances nor a small generator's discriminator take away."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from losses.features import check_pair
@@ -13,6 +14,9 @@ FAINT = 0.5 / 255
 """Gradient per pixel below which there is no direction: grain is no edge."""
 STRONG = 12 / 255
 """Gradient per pixel, root mean square over the window, that counts half; an outline counts almost fully."""
+
+REACH = 4
+"""Pixels: an outline may lie so far from hr's."""
 
 
 def lost_coherence(sr: Tensor, hr: Tensor) -> Tensor:
@@ -28,6 +32,18 @@ def lost_coherence(sr: Tensor, hr: Tensor) -> Tensor:
     coherence_hr, energy = _coherence(hr)
     weight = coherence_hr * energy / (energy + STRONG**2)
     return (weight * (coherence_hr - coherence_sr).relu()).mean()
+
+
+def overshoot(sr: Tensor, hr: Tensor) -> Tensor:
+    """How far sr lies outside the range that hr spans within REACH pixels, in each colour; float32 scalar, a mean over pixels.
+
+    sr, hr: (N, 3, H, W) in [0, 1]. A halo costs, along light and dark outlines alike; sharpness and an edge up to REACH pixels away do not.
+    ValueError if the shapes differ.
+    """
+    check_pair(sr, hr)
+    sr, hr = sr.float(), hr.float()
+    high, low = (sign * F.max_pool2d(sign * hr, 2 * REACH + 1, stride=1, padding=REACH) for sign in (1, -1))
+    return ((sr - high).relu() + (low - sr).relu()).mean()
 
 
 def _coherence(images: Tensor) -> tuple[Tensor, Tensor]:

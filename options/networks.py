@@ -254,6 +254,8 @@ class TrainingOptions:
     """Of the loss against detail that repeats itself with the period of a block VAE (losses/pattern.py: repetition); 0 as in the paper."""
     coherence_weight: float = 0.0
     """Weight of a loss against edges that fray (losses/edges.py: lost_coherence); 0 as in the paper."""
+    overshoot_weight: float = 0.0
+    """Weight of a loss against halos beside edges (losses/edges.py: overshoot); 0 as in the paper."""
     discriminator_start: int | None = None
     """Iteration from which the discriminator trains; null = together with adversarial_start."""
     adversarial_start: int = 0
@@ -268,7 +270,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         check(self.total_iter >= 1, f"total_iter must be at least 1, got {self.total_iter}")
         check(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
-        for name in ("pattern_weight", "repetition_weight", "coherence_weight"):
+        for name in ("pattern_weight", "repetition_weight", "coherence_weight", "overshoot_weight"):
             check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         check(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         check(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be above 0, or null for none, got {self.grad_clip}")

@@ -45,7 +45,7 @@ def settings(lab: Path, out: Path, *changes: str) -> list[str]:
         "datasets.train.num_worker_per_gpu=0", "datasets.val.samples=null", f"network_g.pretrained={lab / 'base'}",
         f"network_d.pretrained={lab / 'base'}", "network_d.head_channels=8", "network_d.timestep_max=999",
         "network_d.train=lora", "network_d.features=mid", "train.discriminator_start=null", "train.adversarial_ratio=null",
-        "train.pattern_weight=0", "train.repetition_weight=0", "train.coherence_weight=0", "train.mse_weight=10",
+        "train.pattern_weight=0", "train.repetition_weight=0", "train.coherence_weight=0", "train.overshoot_weight=0", "train.mse_weight=10",
         "train.perceptual.type=ea_dists", "train.perceptual.weight=0.02",
         "network_d.lora.rank=2", "network_d.lora.alpha=2",
         "network_g.lora.rank=2", "network_g.lora.alpha=2", "train.total_iter=5", "train.precision=fp32", "train.ema_decay=0.9",

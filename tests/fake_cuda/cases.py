@@ -10,7 +10,7 @@ CASES = {
     "fp16, discriminator in full": [
         "train.precision=fp16", "network_d.train=full", "network_d.features=multi", "network_d.type=vanilla", "train.ema_decay=0.99",
         "network_d.share_timesteps=false", "network_d.share_noise=false", "train.pattern_weight=1.0", "train.repetition_weight=1.0",
-        "train.perceptual.shift=7", "train.r1_weight=1", "train.coherence_weight=1.0",
+        "train.perceptual.shift=7", "train.r1_weight=1", "train.coherence_weight=1.0", "train.overshoot_weight=1.0",
     ],
     "bf16, gradient penalty": ["train.precision=bf16", "train.r1_weight=1", "train.gradient_checkpointing=[discriminator]"],
     "fp32, discriminator in full": [
