@@ -1,11 +1,11 @@
-"""The loss against frayed edges: its definition with eigenvalues, and what must and must not cost."""
+"""The losses against frayed edges and halos: their definitions written out, and what must and must not cost."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import correlate, gaussian_filter, sobel
+from scipy.ndimage import correlate, gaussian_filter, maximum_filter, minimum_filter, sobel
 
-from losses.edges import FAINT, STRONG, lost_coherence
+from losses.edges import FAINT, STRONG, lost_coherence, overshoot
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -92,3 +92,25 @@ def test_half_precision_counts_in_float32_and_shapes_must_agree() -> None:
     assert lost_coherence(sr, hr).dtype == torch.float32
     with pytest.raises(ValueError, match="shape"):
         lost_coherence(sr, hr[..., :32])
+
+
+def test_overshoot_is_the_distance_from_the_range_of_hr_nearby() -> None:
+    sr, hr = 1.4 * noise(0, 2, 3, 24, 32) - 0.2, noise(1, 2, 3, 24, 32)
+    window = (1, 1, 9, 9)
+    high, low = maximum_filter(hr.numpy(), window, mode="nearest"), minimum_filter(hr.numpy(), window, mode="nearest")
+    expected = np.abs(sr.numpy() - np.clip(sr.numpy(), low, high)).mean()
+    assert overshoot(sr, hr).item() == pytest.approx(expected, rel=1e-5) and expected > 0.01
+
+
+def test_a_halo_costs_and_sharpness_does_not() -> None:
+    hr = outline(0.4, width=0.7)
+    for fine in (hr, outline(0.4, width=0.2), outline(0.4, width=1.0), hr.roll(2, dims=-1)):
+        assert overshoot(fine, hr) < 3e-4
+    halo = (hr + 0.5 * (hr - torch.from_numpy(gaussian_filter(hr.numpy(), (0, 0, 3, 3))))).requires_grad_()
+    cost = overshoot(halo, hr)
+    assert cost > 1e-3
+    cost.backward()
+    beyond = (halo.detach() > hr.max()) | (halo.detach() < hr.min())
+    assert torch.equal(halo.grad.sign()[beyond], (halo.detach() - 0.5).sign()[beyond]), "each side is drawn back"
+    with pytest.raises(ValueError, match="shape"):
+        overshoot(hr, hr[..., :32])

@@ -125,7 +125,8 @@ def test_a_stand_in_keeps_what_belongs_to_the_bases_own_model(tmp_path: Path) ->
 
 
 def test_iterations_scale_what_is_counted_in_them() -> None:
-    train = lay_over(ABLATIONS / "loss_mse.yml", read_base(TINY, [], 300), STAND_INS).options.train  # the base has 12000, 7900, 8000 and 100
+    # the base has 12000, 8000 and 100
+    train = lay_over(ABLATIONS / "loss_mse.yml", read_base(TINY, [], 300), STAND_INS).options.train
     assert (train.total_iter, train.adversarial_start, train.scheduler.warmup_iter) == (300, 200, 2)
     forced = ["train.adversarial_start=7", "train.discriminator_start=7"]
     train = lay_over(ABLATIONS / "loss_mse.yml", read_base(TINY, forced, 300), STAND_INS).options.train
