@@ -52,6 +52,16 @@ def fit_transform(dataset, num_crops: int):
     return transform
 
 
+def read_transform(base: str):
+    """The block transform of another base. Raises ValueError where it has a learned autoencoder instead."""
+    from models.backbones import load_autoencoder
+
+    autoencoder = load_autoencoder(base)
+    if not autoencoder.is_blockwise:
+        raise ValueError(f"--latents: '{base}' has a learned autoencoder; expected a base that this tool made")
+    return autoencoder.model
+
+
 def learning_rate_at(iteration: int, args: argparse.Namespace) -> float:
     """Linear warm-up, then half a cosine."""
     import math
@@ -92,7 +102,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from data.hr_crops import HRCrops
     from data.loading import endless_batches
     from data.sampler import ShardedSampler
-    from models.backbones import Autoencoder, cast, load_autoencoder, new_unet, save_base
+    from models.backbones import Autoencoder, cast, new_unet, save_base
     from models.block_transform import BlockTransform
     from models.configs import TINY_UNET
     from models.diffusion import scaled_linear_alphas_cumprod
@@ -118,12 +128,8 @@ def pretrain(args: argparse.Namespace) -> None:
         transform.load_state_dict(state["transform"])
         ema, iteration = {name: state["ema"][name].to(args.device) for name in ema}, state["iteration"]
         print(f"resuming {state_path} at iteration {iteration}")
-    elif args.latents:
-        transform = load_autoencoder(args.latents).model
-        if not isinstance(transform, BlockTransform):
-            raise ValueError(f"--latents: '{args.latents}' has a learned autoencoder; expected a base that this tool made")
     else:
-        transform = fit_transform(dataset, num_crops=args.fit_crops)
+        transform = read_transform(args.latents) if args.latents else fit_transform(dataset, num_crops=args.fit_crops)
     transform.to(args.device)
     sampler = ShardedSampler(rank=0, world_size=1, start=iteration * args.batch)
     loader = endless_batches(dataset, args.batch, sampler, workers=args.workers, device=torch.device(args.device), warn=print)

@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--lr", metavar="FOLDER", help="the LR pictures: adds a line of bicubic enlargement to compare with")
     add("--suffix", **several, metavar="NAME=SUFFIX", help=f"what a method's names (or {HR}'s, {LR}'s) end in beyond the others': _out")
     add("--common", action="store_true", help="score the pictures that all folders hold, where some lack others")
-    add("--metrics", **several, metavar="METRIC", help="pyiqa's names, and those of engine/looks.py (default: the paper's and the latter)")
+    add("--metrics", **several, metavar="METRIC", help="pyiqa's names, or those of engine/looks.py (default: the paper's tables')")
     add("--weights", **several, metavar="METRIC=FILE", help="a metric's own weights: niqe=FILE, MATLAB's .mat or BasicSR's .npz")
     add("--cache", metavar="FOLDER", help="where tools/metrics_weights.py --cache put the weights (default: the user's caches)")
     add("--crop_border", type=int, default=0, metavar="N", help="leave out N pixels at each side (default: whole pictures)")

@@ -226,3 +226,9 @@ def test_options_import_nothing_heavy() -> None:
     code = f"import sys, options.d3sr; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+def test_r1_and_a_spread_discriminator_exclude_each_other() -> None:
+    message = "train.r1_weight: expected 0 with network_d.shard"
+    assert message in refusal("options/train.yml", "train.r1_weight=1", "network_d.shard=true")
+    assert load("options/train.yml", "train.r1_weight=1", "network_d.shard=true", "network_d.type=none").network_d.shard
