@@ -1,8 +1,8 @@
 """What an eye sees first and no distance does: how sharp edges are, how straight, what glows beside them, and what flat places show.
 
-Distances and NIQE can improve while pictures get worse: a blurred picture with a fine canvas over it scores well. These four are rulers,
-not losses. All look at luma, in 8-bit levels, of uint8 pictures (H, W, 3) RGB of one size; where there is an edge, and what is flat, says
-HR. Edges are the strongest 4 % of its gradients, above 6 levels a pixel. ValueError where HR has none, or nothing flat.
+Distances and NIQE can improve while pictures get worse: a blurred picture with a fine canvas over it scores well. These five are rulers,
+not losses. All but the last look at luma, in 8-bit levels, of uint8 pictures (H, W, 3) RGB of one size; where there is an edge, and what is
+flat, says HR. Edges are the strongest 4 % of its gradients, above 6 levels a pixel. ValueError where HR has none, or nothing flat.
 """
 
 import cv2
@@ -42,13 +42,22 @@ def roughness(sr: np.ndarray, hr: np.ndarray) -> float:
 
 def overshoot(sr: np.ndarray, hr: np.ndarray) -> float:
     """Mean distance of SR from the range that HR spans within four pixels, within three pixels of HR's edges; halos, in levels."""
-    y_sr, y_hr = _luma(sr), _luma(hr)
-    beside = _largest(_edges(_slope(y_hr)).astype(np.uint8), 7) > 0
-    low, high = cv2.erode(y_hr, np.ones((9, 9))), _largest(y_hr, 9)
-    return float(np.abs(y_sr - np.clip(y_sr, low, high))[beside].mean())
+    return _outside(_luma(sr), _luma(hr), hr)
 
 
-LOOKS = {"acutance": acutance, "flat_texture": flat_texture, "roughness": roughness, "overshoot": overshoot}
+def fringe(sr: np.ndarray, hr: np.ndarray) -> float:
+    """The same of Cb and Cr, their mean: colours beside HR's edges that HR has not, in levels."""
+    chroma_sr, chroma_hr = (cv2.split(cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2YCrCb))[1:] for picture in (sr, hr))
+    return float(np.mean([_outside(one_sr, one_hr, hr) for one_sr, one_hr in zip(chroma_sr, chroma_hr, strict=True)]))
+
+
+LOOKS = {"acutance": acutance, "flat_texture": flat_texture, "roughness": roughness, "overshoot": overshoot, "fringe": fringe}
+
+
+def _outside(channel_sr: np.ndarray, channel_hr: np.ndarray, hr: np.ndarray) -> float:
+    beside = _largest(_edges(_slope(_luma(hr))).astype(np.uint8), 7) > 0
+    low, high = cv2.erode(channel_hr, np.ones((9, 9))), _largest(channel_hr, 9)
+    return float(np.abs(channel_sr - np.clip(channel_sr, low, high))[beside].mean())
 
 
 def _luma(picture: np.ndarray) -> np.ndarray:

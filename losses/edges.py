@@ -35,21 +35,29 @@ def lost_coherence(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def overshoot(sr: Tensor, hr: Tensor) -> Tensor:
-    """How far sr lies outside the range that hr spans within REACH pixels, in each colour; float32 scalar, a mean over pixels.
+    """How far sr lies outside the range that hr spans within REACH pixels, in Y, R - Y and B - Y; float32 scalar, their sum, a mean over pixels.
 
-    sr, hr: (N, 3, H, W) in [0, 1]. A halo costs, along light and dark outlines alike; sharpness and an edge up to REACH pixels away do not.
-    ValueError if the shapes differ.
+    sr, hr: (N, 3, H, W) in [0, 1]. A halo costs, along light and dark outlines alike, and so does a fringe of a colour that hr has not;
+    sharpness and an edge up to REACH pixels away do not. ValueError if the shapes differ.
     """
     check_pair(sr, hr)
-    sr, hr = sr.float(), hr.float()
+    sr, hr = _luma_and_colours(sr), _luma_and_colours(hr)
     high, low = (sign * F.max_pool2d(sign * hr, 2 * REACH + 1, stride=1, padding=REACH) for sign in (1, -1))
-    return ((sr - high).relu() + (low - sr).relu()).mean()
+    return ((sr - high).relu() + (low - sr).relu()).sum(dim=1).mean()
+
+
+def _luma(images: Tensor) -> Tensor:
+    return sum(weight * images[:, index : index + 1].float() for index, weight in enumerate(LUMA_BT601))
+
+
+def _luma_and_colours(images: Tensor) -> Tensor:
+    luma = _luma(images)
+    return torch.cat([luma, images[:, :1] - luma, images[:, 2:] - luma], dim=1)
 
 
 def _coherence(images: Tensor) -> tuple[Tensor, Tensor]:
     """(N, 1, H, W): the coherence, and the mean squared gradient per pixel."""
-    luma = sum(weight * images[:, index : index + 1].float() for index, weight in enumerate(LUMA_BT601))
-    x, y = (gradient / 8 for gradient in sobel_gradients(luma))
+    x, y = (gradient / 8 for gradient in sobel_gradients(_luma(images)))
     products = torch.cat([x * x, x * y, y * y], dim=1)
     for _ in range(SIGMA**2):  # each pass adds a variance of 1
         products = binomial_blur(products)

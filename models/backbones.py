@@ -87,14 +87,16 @@ class Autoencoder(nn.Module):
 
     @property
     def channel_gain(self) -> Tensor:
-        """(C,) float32: how far a unit of each latent channel moves the picture, relative to their root mean square.
+        """(C,) float32: how loud each latent channel of the discriminator's gradient is heard; their root mean square is 1.
 
-        Of a whitened transform its standard deviations. A loss on pictures brings this factor along to z_hat, through the decoder; a
-        discriminator that judges latents does not, and would push the faintest colours as hard as the brightness. All ones for a learned
-        VAE, whose channels weigh about the same.
+        Of a whitened transform its standard deviations, which a loss on pictures brings along to z_hat through the decoder and a
+        discriminator that judges latents does not, in intensity; 0 in the colours, where a small generator answers with fringes beside
+        every edge. All ones for a learned VAE, whose channels weigh about the same and mix colours and intensity.
         """
         if isinstance(self.model, BlockTransform):
-            return self.model.std / self.model.std.square().mean().sqrt()
+            gain = self.model.std.clone()
+            gain[self.model.block_size**2 :] = 0
+            return gain / gain.square().mean().sqrt()
         return torch.ones(self.latent_channels, device=next(self.model.parameters()).device)
 
     def encode(self, images: Tensor) -> Tensor:

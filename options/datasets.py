@@ -9,7 +9,7 @@ from options.schema import check
 
 FULL_REFERENCE = (
     *("psnr", "ssim", "ms_ssim", "cw_ssim", "lpips", "stlpips", "dists", "fsim", "vif", "vsi", "gmsd", "topiq_fr", "pieapp"),
-    *("acutance", "flat_texture", "roughness", "overshoot"),
+    *("acutance", "flat_texture", "roughness", "overshoot", "fringe"),
 )
 """How the names of pyiqa's usual full-reference metrics begin, and ours. A rarer one is recognized when it is built, not here."""
 
@@ -117,7 +117,7 @@ class MetricOptions:
     """One metric, by its pyiqa name; null = pyiqa's own default, or the papers' protocol where the two differ."""
 
     type: str
-    """pyiqa's name: psnr, ssim, lpips, dists, niqe, musiq, maniqa-pipal, clipiqa ...; or acutance, flat_texture, roughness, overshoot."""
+    """pyiqa's name: psnr, ssim, lpips, dists, niqe, musiq, maniqa-pipal, clipiqa ...; or acutance, flat_texture, roughness, overshoot, fringe."""
     test_y_channel: bool | None = None
     """Compare luma only."""
     color_space: str | None = None

@@ -1,9 +1,9 @@
-"""The four rulers on pictures whose answer is known by hand."""
+"""The five rulers on pictures whose answer is known by hand."""
 
 import numpy as np
 import pytest
 
-from engine.looks import LOOKS, acutance, flat_texture, overshoot, roughness
+from engine.looks import LOOKS, acutance, flat_texture, fringe, overshoot, roughness
 from engine.metrics import build_metric
 
 SIZE = 96
@@ -71,6 +71,19 @@ def test_overshoot_is_the_distance_from_hrs_range() -> None:
     assert overshoot(np.roll(grey(hr), 4, axis=1), grey(hr)) == 0.0, "four pixels away is no halo"
 
 
+def test_a_fringe_is_colour_that_hr_has_not() -> None:
+    """BT.601: Cb = 0.564 (B - Y), Cr = 0.713 (R - Y); 20 levels more blue are 20 (0.564 * 0.886 + 0.713 * 0.114) / 2 levels of the two."""
+    hr = grey(ramp(1))
+    blue = hr.copy()
+    blue[..., 2] += 20
+    assert fringe(blue, hr) == pytest.approx(10 * (0.564 * 0.886 + 0.713 * 0.114), rel=0.01)
+    assert fringe(np.roll(blue, 4, axis=1), blue) == 0.0
+    assert fringe(grey(ramp(1) + noise(5)), hr) == pytest.approx(0, abs=1e-5), "what has no colour"
+    tinted = hr.copy()
+    tinted[:, 44:52, 2] += 20
+    assert fringe(tinted, hr) == 0.0, "far from edges"
+
+
 @pytest.mark.parametrize(("name", "reason"), [(name, "no flat places" if name == "flat_texture" else "no strong edges") for name in LOOKS])
 def test_pictures_without_edges_or_flats_are_refused(name: str, reason: str) -> None:
     picture = grey(128 + noise(60)) if name == "flat_texture" else grey(np.full((SIZE, SIZE), 99.0))
@@ -82,10 +95,11 @@ def test_pictures_without_edges_or_flats_are_refused(name: str, reason: str) -> 
 
 def test_they_are_metrics_like_pyiqas() -> None:
     hr, sr = grey(ramp(3)), grey(ramp(4) + noise(2))
+    sr[..., 2] //= 2
     for name, look in LOOKS.items():
         metric = build_metric("mine", name)
         assert (metric.needs_hr, metric.lower_better) == (True, name != "acutance")
-        assert metric(sr, hr) == look(sr, hr) != look(hr, hr)
+        assert metric(sr, hr) == pytest.approx(look(sr, hr), rel=1e-6) and look(sr, hr) != look(hr, hr)
         with pytest.raises(ValueError, match=f"metric mine: {name} has no options"):
             build_metric("mine", name, crop_border=4)
 

@@ -97,9 +97,11 @@ def test_half_precision_counts_in_float32_and_shapes_must_agree() -> None:
 
 def test_overshoot_is_the_distance_from_the_range_of_hr_nearby() -> None:
     sr, hr = 1.4 * noise(0, 2, 3, 24, 32) - 0.2, noise(1, 2, 3, 24, 32)
-    window = (1, 1, 9, 9)
-    high, low = maximum_filter(hr.numpy(), window, mode="nearest"), minimum_filter(hr.numpy(), window, mode="nearest")
-    expected = np.abs(sr.numpy() - np.clip(sr.numpy(), low, high)).mean()
+    expected = 0
+    for channel in ([0.299, 0.587, 0.114], [0.701, -0.587, -0.114], [-0.299, -0.587, 0.886]):  # Y, R - Y, B - Y of BT.601
+        one_sr, one_hr = (np.tensordot(images.numpy(), channel, axes=(1, 0)) for images in (sr, hr))
+        high, low = maximum_filter(one_hr, (1, 9, 9), mode="nearest"), minimum_filter(one_hr, (1, 9, 9), mode="nearest")
+        expected += np.abs(one_sr - np.clip(one_sr, low, high)).mean()
     assert overshoot(sr, hr).item() == pytest.approx(expected, rel=1e-5) and expected > 0.01
 
 
@@ -111,7 +113,14 @@ def test_a_halo_costs_and_sharpness_does_not() -> None:
     cost = overshoot(halo, hr)
     assert cost > 1e-3
     cost.backward()
-    beyond = (halo.detach() > hr.max()) | (halo.detach() < hr.min())
-    assert torch.equal(halo.grad.sign()[beyond], (halo.detach() - 0.5).sign()[beyond]), "each side is drawn back"
+    brightness, grey = halo.grad.sum(dim=1), halo.detach()[:, 0]
+    beyond = (grey > hr.max()) | (grey < hr.min())
+    assert torch.equal(brightness.sign()[beyond], (grey - 0.5).sign()[beyond]), "each side is drawn back"
     with pytest.raises(ValueError, match="shape"):
         overshoot(hr, hr[..., :32])
+
+
+def test_a_fringe_of_a_colour_that_hr_has_not_costs_though_each_of_rgb_stays_in_its_range() -> None:
+    hr, later = outline(width=0.7), F.pad(outline(width=0.7), (2, 0, 0, 0), mode="replicate")[..., :-2]
+    fringe = torch.cat([later[:, :2], hr[:, 2:]], dim=1)  # blue comes first
+    assert overshoot(later, hr) < 3e-4 < 3e-3 < overshoot(fringe, hr)
