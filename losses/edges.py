@@ -35,10 +35,10 @@ def lost_coherence(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def overshoot(sr: Tensor, hr: Tensor) -> Tensor:
-    """How far sr lies outside the range that hr spans within REACH pixels, in Y, R - Y and B - Y; float32 scalar, their sum, a mean over pixels.
+    """How far sr lies outside the range that hr spans within REACH pixels; float32 scalar, a mean over pixels.
 
-    sr, hr: (N, 3, H, W) in [0, 1]. A halo costs, along light and dark outlines alike, and so does a fringe of a colour that hr has not;
-    sharpness and an edge up to REACH pixels away do not. ValueError if the shapes differ.
+    sr, hr: (N, 3, H, W) in [0, 1]. The sum of Y, R - Y and B - Y. A halo costs, along light and dark outlines alike, and so does a fringe
+    of a colour that hr has not; sharpness and an edge up to REACH pixels away do not. ValueError if the shapes differ.
     """
     check_pair(sr, hr)
     sr, hr = _luma_and_colours(sr), _luma_and_colours(hr)

@@ -255,7 +255,7 @@ class TrainingOptions:
     coherence_weight: float = 0.0
     """Weight of a loss against edges that fray (losses/edges.py: lost_coherence); 0 as in the paper."""
     overshoot_weight: float = 0.0
-    """Weight of a loss against halos beside edges (losses/edges.py: overshoot); 0 as in the paper."""
+    """Weight of a loss against halos and colour fringes beside edges (losses/edges.py: overshoot); 0 as in the paper."""
     discriminator_start: int | None = None
     """Iteration from which the discriminator trains; null = together with adversarial_start."""
     adversarial_start: int = 0
