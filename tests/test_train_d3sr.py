@@ -290,7 +290,7 @@ def steps_of(run: Run, options: TrainOptions) -> Steps:
 @pytest.mark.parametrize("features", ["mid", "multi"])
 def test_the_generators_step_is_that_of_the_summed_loss(lab: Path, tmp_path: Path, batches: list[dict], features: str) -> None:
     """Against one plain backward through L_spatial + lambda_1 L_G of both batches, written out here; L_G's gradient at a latent channel is
-    as many times larger as the channel's whitening is wide."""
+    as many times larger as the channel's whitening is wide in intensity, the first 16, and nothing in the colours."""
     weights = ("train.adversarial_weight=0.7", "train.pattern_weight=3", "train.repetition_weight=0.5", f"network_d.features={features}")
     options = options_of(lab, tmp_path, "network_g.train=lora", "train.perceptual.shift=0", *weights)
     run = build_run(options, MAIN)
@@ -303,8 +303,9 @@ def test_the_generators_step_is_that_of_the_summed_loss(lab: Path, tmp_path: Pat
 
     run.generator.zero_grad()
     std = run.generator.autoencoder.model.std.view(1, -1, 1, 1)
-    gain = std / std.square().mean().sqrt()
-    assert gain.max() > 1.5 * gain.min()
+    gain = torch.cat([std[:, :16], torch.zeros(1, 32, 1, 1)], dim=1)
+    gain = gain / gain.square().mean().sqrt()
+    assert gain[:, :16].max() > 1.4 * gain[:, :16].min()
     total, norms = 0.0, {"spatial": 0.0, "adversarial": 0.0}
     for batch, one in zip(batches, judged, strict=True):
         sr, z_hat = run.generator(batch["lr"] * 2 - 1)
