@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import torch
 
     from engine.distributed import World
-    from engine.jobs import Job, JobSet
-    from engine.metrics import Metric
-    from engine.worker import Done, Worker
     from models.generator import Generator
     from options.d3sr import TestOptions
+    from restoring.jobs import Job, JobSet
+    from restoring.worker import Done, Worker
+    from scoring.metrics import Metric
 
 OVERVIEW_ROWS = 6
 
@@ -86,7 +86,7 @@ def plan(options: "TestOptions", inputs: Sequence[str] | None, output: str | Non
     """
     from data.image_io import list_images
     from data.paired import pair_by_name
-    from engine.jobs import make_set
+    from restoring.jobs import make_set
 
     naming = {"extension": options.output.format, "suffix": options.output.suffix}
     root = Path(output) if output else Path(options.path.results_root, options.name)
@@ -108,7 +108,7 @@ def set_threads(options: "TestOptions", world: "World") -> None:
     """The same number in every process, however many there are: on a CPU it decides the last bits of the sums."""
     import torch
 
-    from engine.threads import physical_cores
+    from restoring.threads import physical_cores
 
     if world.device.type == "cpu":
         torch.set_num_threads(physical_cores() if options.num_threads == "auto" else options.num_threads)
@@ -140,7 +140,7 @@ def build_metrics(options: "TestOptions", test_sets: "Sequence[JobSet]", device:
     wanted = {name: metric for name, metric in options.metrics.items() if any(test_set.has_hr or not metric.needs_gt for test_set in named)}
     if not wanted:
         return []
-    from engine.metrics import build_metric
+    from scoring.metrics import build_metric
 
     return [build_metric(name, **asdict(metric), device=device) for name, metric in wanted.items()]
 
@@ -149,11 +149,11 @@ def restore_sets(
     test_sets: "Sequence[JobSet]", generator: "Generator", metrics: "Sequence[Metric]", options: "TestOptions", world: "World"
 ) -> int:
     """Restores and scores every set, each process its share of the pictures. Returns the exit status."""
-    from data import photo
+    from data.photos import photo
     from engine.distributed import gather
-    from engine.jobs import settings_key
-    from engine.restore import Restoration
-    from engine.worker import Output, Worker
+    from restoring.jobs import settings_key
+    from restoring.pictures import Restoration
+    from restoring.worker import Output, Worker
 
     how = Restoration(scale=options.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
     file = options.output
@@ -194,8 +194,8 @@ def run(worker: "Worker", world: "World") -> "list[Done]":
     """This process's share of a set, in order; what failed is said at once, and the others are done."""
     from tqdm import tqdm
 
-    from engine.pipeline import overlapped
-    from engine.worker import Done
+    from restoring.pipeline import overlapped
+    from restoring.worker import Done
 
     jobs = worker.job_set.jobs[world.rank :: world.size]
     title = worker.job_set.name if world.size == 1 else f"{worker.job_set.name or 'pictures'}, process 1 of {world.size}"
@@ -212,7 +212,7 @@ def run(worker: "Worker", world: "World") -> "list[Done]":
 
 def reason(error: Exception, job: "Job") -> str:
     """What failed, in one line."""
-    from engine.tile_size import is_out_of_memory
+    from restoring.tile_size import is_out_of_memory
 
     text = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{job.lr}: ")
     if is_out_of_memory(error):
@@ -223,9 +223,9 @@ def reason(error: Exception, job: "Job") -> str:
 def write_results(test_set: "JobSet", done: "Sequence[Done]", metrics: "Sequence[Metric]", options: "TestOptions") -> None:
     """The overview sheet, metrics.{json,csv,md}, index.html, and the table of means on the terminal."""
     from data.image_io import write_image
-    from engine.jobs import OVERVIEW
-    from engine.page import write_page
-    from engine.report import mean_table, picture_sheet, write_report
+    from restoring.jobs import OVERVIEW
+    from scoring.page import write_page
+    from scoring.report import mean_table, picture_sheet, write_report
 
     shown = [item.shown for item in done if item.shown]
     if shown:
@@ -273,7 +273,7 @@ def summarize(done: "Sequence[Done]", quiet: bool) -> int:
 
 def dry_run(options: "TestOptions", inputs: Sequence[str] | None, output: str | None) -> int:
     """Prints the options with every default, and what would be read and written; loads no weights and needs no GPU."""
-    from engine.inventory import describe_generator
+    from models.inventory import describe_generator
     from options.d3sr import to_yaml
 
     print(to_yaml(options))

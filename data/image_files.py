@@ -1,11 +1,8 @@
 """What reading and writing of pictures share: why a file cannot be read, which way up it is, deep grey values, files that appear whole."""
 
 import os
-import secrets
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -108,19 +105,3 @@ def scale_grey(image: Image.Image, white: int) -> np.ndarray:
     if not (low >= 0 and high <= highest):
         raise UnsuitableError(f"its values lie in {low:g}..{high:g}, outside of 0..{highest:g}; save it as 8- or 16-bit")
     return np.floor(values / highest * white + 0.5)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when it is complete, or leaves nothing: a temporary one in the same folder is renamed.
-
-    Missing folders are created. Raises OSError when the disk refuses.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

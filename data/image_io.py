@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from data.image_files import DECODE_ERRORS, orientation, read_png_tail, reason, scale_grey, whole_file
+from data.image_files import DECODE_ERRORS, orientation, read_png_tail, reason, scale_grey
+from data.whole_files import whole_file
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.image_files import whole_file
+from data.whole_files import whole_file
 
 
 def write_records(path: str | Path, kind: str, header: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:

@@ -12,8 +12,6 @@ alike if `tar` wrote them.
 """
 
 import json
-import os
-import shutil
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from data.image_files import reason
 from data.image_io import IMAGE_EXTENSIONS, image_size, list_images
 from data.records import check_fields, read_records, write_records
 from data.sources import progress_bar, some
+from data.whole_files import write_folder
 
 VERSION = 1
 _KIND = "d3sr-shard-index"
@@ -143,29 +142,33 @@ def write_shards(images: Iterable[tuple[str, Mapping[str, Any]]], folder: str | 
     images: (file, what a .json beside the image is to say). Files are copied as they are, in this order, under the keys 00000000 ...
     shard_bytes: a shard is closed by the image that reaches this size.
 
-    Raises: ValueError when the folder holds something, OSError when a file is missing or the disk is full.
+    Raises: ValueError when the folder holds something, a file is missing or the disk is full.
     """
     from webdataset import ShardWriter
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: already there; shards are written to a new folder")
-    temporary = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        pattern = f"{str(temporary).replace('%', '%%')}/%05d.tar"
+
+    def write(temporary: Path) -> None:
+        pattern = f"{str(temporary.absolute()).replace('%', '%%')}/%05d.tar"
         with ShardWriter(pattern, maxcount=1 << 62, maxsize=shard_bytes, verbose=0, mtime=0, encoder=False) as writer:
             for number, (file, description) in enumerate(images):
                 extension = Path(file).suffix[1:].lower()
                 about = json.dumps(description).encode("ascii")
-                writer.write({"__key__": f"{number:08d}", extension: Path(file).read_bytes(), "json": about})
-        names = sorted(shard.name for shard in temporary.glob("*.tar"))
-        for name in names:
-            write_index(temporary / name)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already if all went well
-    return [folder / name for name in names]
+                writer.write({"__key__": f"{number:08d}", extension: _bytes_of(file), "json": about})
+        for shard in temporary.glob("*.tar"):
+            write_index(shard)
+
+    write_folder(folder, write)
+    return sorted(folder.glob("*.tar"))
+
+
+def _bytes_of(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file}: {reason(file, error)}") from error
 
 
 def _has_images(folder: Path) -> bool:

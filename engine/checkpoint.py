@@ -4,7 +4,6 @@ A folder is written under a temporary name, flushed to the disk and only then re
 whole folder or none. A state also carries the SHA-256 of each of its files: a damaged one is recognised, named and passed over.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,66 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.whole_files import FORMER, put_back, sha256_of, write_folder
+
 MANIFEST = "manifest.json"
-TEMPORARY, FORMER = ".tmp", ".former"
-
-
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a temporary folder, then puts it in place of `folder`.
-
-    Raises:
-        ValueError: the disk is full or the folder cannot be written; what was there before is intact.
-    """
-    temporary = folder.with_name(folder.name + TEMPORARY)
-    try:
-        _put_back(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        for path in (*temporary.rglob("*"), temporary):
-            _flush(path)
-        _put_in_place(temporary, folder)
-        _flush(folder.parent)
-    except (OSError, SafetensorError, RuntimeError) as error:  # the last two: a full disk in the words of save_file and of torch.save
-        shutil.rmtree(temporary, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"cannot write {folder}: {reason}. Free some space or choose another path; what was there before is intact"
-        ) from error
-
-
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    # Deleting the former folder in its place would take long enough for a kill to leave half of it.
-    former = folder.with_name(folder.name + FORMER)
-    shutil.rmtree(former, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, former)
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        if former.exists():
-            os.replace(former, folder)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _put_back(folder: Path) -> None:
-    # A kill between the two renames above left the former folder whole, but under its other name.
-    former = folder.with_name(folder.name + FORMER)
-    if former.exists() and not folder.exists():
-        os.replace(former, folder)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_state(
@@ -95,7 +40,7 @@ def save_state(
         for name, state in optimizers.items():
             torch.save(state, folder / f"{name}.pt")
         (folder / "values.json").write_text(json.dumps({"iteration": iteration, **values}, indent=2) + "\n")
-        sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+        sums = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n")
 
     write_folder(root / str(iteration), write)
@@ -111,7 +56,7 @@ def state_folders(root: Path) -> list[Path]:
 def newest_intact_state(root: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest state whose files are whole; each damaged one before it is named through `warn`."""
     for former in list(root.glob(f"*{FORMER}")):
-        _put_back(former.with_suffix(""))
+        put_back(former.with_suffix(""))
     for folder in state_folders(root):
         damage = _damage(folder)
         if damage is None:
@@ -129,7 +74,7 @@ def _damage(folder: Path) -> str | None:
         if not (folder / name).is_file():
             return f"{name} is missing"
         try:
-            if _sha256(folder / name) != expected:
+            if sha256_of(folder / name) != expected:
                 return f"{name} is not what was written"
         except OSError as error:
             return f"{name}: {error}"
@@ -187,8 +132,3 @@ def archive(folder: Path) -> Path | None:
     place = folder.with_name(f"{folder.name}_archived_{datetime.now():%Y%m%d_%H%M%S}")
     os.replace(folder, place)
     return place
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

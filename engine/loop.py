@@ -18,18 +18,18 @@ from engine.health import DiscriminatorHealth
 from engine.housekeeping import Housekeeping, Schedule
 from engine.logs import Means, RunLog
 from engine.machine import describe_machine
-from engine.metrics import build_metric
 from engine.objectives import sample_seed
 from engine.optimization import learning_rate_factor, set_learning_rate
 from engine.places import insist
 from engine.players import build_distance, build_run
-from engine.release import parameter_summary
 from engine.run import Run, resume_run
 from engine.steps import Steps
 from engine.validation import Validation
 from models.lora import cast_inputs
+from models.release import parameter_summary
 from options.d3sr import TrainOptions, to_yaml
 from options.networks import TrainingOptions
+from scoring.metrics import build_metric
 
 
 def set_backends(options: TrainingOptions) -> None:

@@ -14,7 +14,6 @@ from huggingface_hub import constants
 
 from data.pictures import find_pictures
 from engine.distributed import World, barrier, gather
-from engine.metric_weights import FILES, place_of
 from losses.dists import DISTS_FILE
 from losses.features import backbone_file, get_backbone
 from models.generator import GENERATOR_FILE, MERGED, read_generator_config
@@ -24,6 +23,7 @@ from models.sizes import find_here, may_be_hub_id, weights_are_here
 from options.d3sr import TrainOptions
 from options.datasets import MetricOptions
 from options.networks import PerceptualOptions
+from scoring.metric_weights import FILES, place_of
 
 MISSING = "MISSING"
 

@@ -12,10 +12,10 @@ from engine.balance import AdversarialBalance
 from engine.checkpoint import copy_tensors, prune, read_optimizer, read_tensors, read_values, save_state
 from engine.health import not_finite
 from engine.optimization import MovingAverage, clip_gradients, load_moments, update
-from engine.release import note_metrics, save_release
 from models.discriminator import Discriminator
 from models.generator import Generator
 from models.noising import NoiseAware
+from models.release import note_metrics, save_release
 
 PATIENCE = 10
 NAMED = 3

@@ -11,10 +11,10 @@ import torch
 
 from engine.distributed import World, gather
 from engine.failures import first_line
-from engine.metrics import Metric
-from engine.report import HR, OURS, ImageScores, mean_scores, picture_sheet, score_image
-from engine.restore import restore_picture
 from models.generator import Generator
+from restoring.pictures import restore_picture
+from scoring.metrics import Metric
+from scoring.report import HR, OURS, ImageScores, mean_scores, picture_sheet, score_image
 
 BICUBIC = "bicubic"
 SHEET_ROWS = 6

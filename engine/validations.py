@@ -1,10 +1,9 @@
 """What the validations of a run found: validations.json beside its log, {iteration: {"scores": {SET/METRIC: mean}, "failed": pictures}}."""
 
 import json
-import os
 from pathlib import Path
 
-from engine.checkpoint import TEMPORARY
+from data.whole_files import write_text
 
 
 class Validations:
@@ -26,9 +25,7 @@ class Validations:
         """failed: pictures that could not be restored or scored, so that the means are those of the others. write: to the file, too."""
         self._of[iteration] = {"scores": scores, "failed": failed}
         if write:
-            temporary = self.file.with_name(self.file.name + TEMPORARY)
-            temporary.write_text(json.dumps({str(number): one for number, one in sorted(self._of.items())}, indent=2) + "\n")
-            os.replace(temporary, self.file)
+            write_text(self.file, json.dumps({str(number): one for number, one in sorted(self._of.items())}, indent=2) + "\n")
 
     def is_best(self, iteration: int, metric: str, lower_better: bool) -> bool:
         """Whether the scores of `iteration` are better by `metric` ("SET/METRIC") than all before; never where a picture failed."""

@@ -4,7 +4,6 @@ Only the convolutions of VGG16 (59 MB instead of 553 MB) and SqueezeNet 1.1 (2.9
 `features`, so its files load. Nothing is random unless `weights="random"` is asked for.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from data.whole_files import sha256_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -224,18 +225,10 @@ def backbone_file(backbone: str, *, check: bool = True) -> Path:
                 f"weights: cannot download {name} from {url} ({error}). Get that file on a machine with network and put it into "
                 f'{path.parent}, or give its path (or a .safetensors of it) in place of "torchvision" (train.perceptual.backbone_weights)'
             ) from error
-    found = _sha256(path) if check else expected
+    found = sha256_of(path) if check else expected
     if not found.startswith(expected):
         raise ValueError(
             f"weights: {path} is not torchvision's {name}: its SHA-256 starts with {found[:8]}. Delete it to download it again; "
             f'to use weights of your own, give their path in place of "torchvision"'
         )
     return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,7 +11,9 @@ import copy
 import hashlib
 import json
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -31,7 +33,8 @@ from models.diffusion import predict_z0
 from models.lora import LORA_FILE, LORA_TARGETS, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
 from models.pretrained_files import said_of
 from models.prompt import initial_prompt
-from models.restoring import Image, upscale
+
+Image = TypeVar("Image", np.ndarray, Tensor)
 
 CONFIG_FILE = "config.json"
 GENERATOR_FILE = "generator.safetensors"
@@ -138,6 +141,8 @@ class Generator(nn.Module):
         Raises:
             ValueError: no such picture, or a result that is not finite.
         """
+        from restoring.rows import upscale  # late: restoring builds on this class, which offers it for a program's convenience only
+
         return upscale(self, image, scale=scale, tile=tile, tile_overlap=tile_overlap)
 
     def trainable(self) -> dict[str, nn.Parameter]:

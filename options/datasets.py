@@ -117,7 +117,7 @@ class MetricOptions:
     """One metric, by its pyiqa name; null = pyiqa's own default, or the papers' protocol where the two differ."""
 
     type: str
-    """pyiqa's name: psnr, ssim, lpips, dists, niqe, musiq, maniqa-pipal, clipiqa ...; or one of engine/looks.py's: acutance, flat_texture,
+    """pyiqa's name: psnr, ssim, lpips, dists, niqe, musiq, maniqa-pipal, clipiqa ...; or one of scoring/looks.py's: acutance, flat_texture,
     roughness, overshoot, fringe."""
     test_y_channel: bool | None = None
     """Compare luma only."""

@@ -1,10 +1,36 @@
-"""What holds for every test: no hub, and one thread, so that sums are taken in the same order on every machine."""
+"""What holds for every test: no hub, one thread, so that sums are taken in the same order on every machine, and base models that all
+read, written once: nobody may change these folders (copy them first)."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in the processes that tests start
 
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from tests.tiny_models import write_sd_base, write_sdxl_base, write_taesd, write_tiny_base  # noqa: E402
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def sd_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sd_base(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="session")
+def sdxl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sdxl_base(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def taesd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_taesd(tmp_path_factory.mktemp("taesd"))

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from data.image_io import read_image, write_image
-from data.photo import read_photo, software_of
-from engine.threads import physical_cores
+from data.photos.photo import read_photo, software_of
 from models.generator import load_generator
-from models.tiling import axis_weights
+from restoring.threads import physical_cores
+from restoring.tiling import axis_weights
 from test_d3sr import main
 from tests.odd_files import write_odd_files
 from tests.restoring_script import write_option_file, write_weights

@@ -28,13 +28,13 @@ from engine.logs import Means
 from engine.loop import build_dataset, build_steps
 from engine.objectives import draw
 from engine.players import build_run
-from engine.restore import restore_picture
 from engine.run import Run
 from engine.steps import Steps
 from losses.pattern import flat_detail, repetition
 from losses.spatial import spatial_loss
 from models.generator import load_generator
 from options.d3sr import TrainOptions, load_train_options
+from restoring.pictures import restore_picture
 from tests.engine.test_distributed import free_port
 from tests.short_training import OPTIONS, ROOT, assert_same_bits, logged, options_of, photo, settings, tensors_of, train, write_lab
 

@@ -29,9 +29,9 @@ sys.path.insert(0, str(ROOT))
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.ablation import Scores
-    from options.ablation import Planned, Run
     from options.d3sr import TestOptions
+    from tools.ablation.options import Planned, Run
+    from tools.ablation.tables import Scores
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     args.given = sys.argv[1:] if argv is None else argv
     try:
-        from options.ablation import describe, scoring_options
+        from tools.ablation.options import describe, scoring_options
 
         rows = plan(args)
         test = scoring_options(args.test, args.force_test, args.score, args.niqe)
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def plan(args: argparse.Namespace) -> "list[Planned]":
     """What is to be trained. A variant that cannot be is there with runs that have failed already."""
     from models.configs import known_model
-    from options.ablation import plan_variant, read_stand_ins
-    from options.overlay import read_base
+    from tools.ablation.options import plan_variant, read_stand_ins
+    from tools.ablation.overlay import read_base
 
     for name, number in (("--iterations", args.iterations), ("--processes", args.processes)):
         if number is not None and number < 1:
@@ -110,8 +110,8 @@ def plan(args: argparse.Namespace) -> "list[Planned]":
 def carry_out(rows: "Sequence[Planned]", test: "TestOptions", args: argparse.Namespace) -> None:
     """Trains and scores everything that is not there yet, with a line about each on the terminal."""
     from data.paired import pair_by_name
-    from engine.ablation_runs import Clock, minutes
-    from options.ablation import name_run
+    from tools.ablation.options import name_run
+    from tools.ablation.runs import Clock, minutes
 
     pairs = pair_by_name(*args.score)  # a mistake there must not show after hours of training
     waiting = [(row, run) for row in rows for run in row.runs]
@@ -133,8 +133,8 @@ def carry_out(rows: "Sequence[Planned]", test: "TestOptions", args: argparse.Nam
 
 def train_and_score(run: "Run", label: str, pairs: Sequence[Any], test: "TestOptions", args: argparse.Namespace) -> None:
     """Brings one run to its scores, from wherever it stands; `run` says afterwards how that went."""
-    from engine.ablation_runs import launch
-    from engine.curves import last_iteration
+    from tools.ablation.runs import launch
+    from tools.figures.curves import last_iteration
 
     out = Path(args.output)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)] if args.processes > 1 else []
@@ -152,9 +152,9 @@ def train_and_score(run: "Run", label: str, pairs: Sequence[Any], test: "TestOpt
 
 def score(run: "Run", label: str, pairs: Sequence[Any], test: "TestOptions", args: argparse.Namespace) -> "Scores":
     """The scores of a run's last checkpoint: read where they exist, else made by test_d3sr.py."""
-    from engine.ablation import perceptual_distances
-    from engine.ablation_runs import launch, read_metrics, read_scores, write_scores
-    from options.overlay import said
+    from tools.ablation.overlay import said
+    from tools.ablation.runs import launch, read_metrics, read_scores, write_scores
+    from tools.ablation.tables import perceptual_distances
 
     settings = json.dumps([run.checkpoint.name, said(test), args.perceptual], sort_keys=True)
     folder = run.folder / "scores" / hashlib.sha256(settings.encode()).hexdigest()[:8]
@@ -186,7 +186,7 @@ def option_file(out: Path, name: str, options: Any) -> str:
 def restored_pairs(folder: Path, pairs: Sequence[Any]) -> "Iterator[tuple[Tensor, Tensor]]":
     """(SR, HR) of every pair, float (3, H, W) in [0, 1], from what test_d3sr.py wrote to `folder`."""
     from data.image_io import read_image, to_tensor
-    from engine.jobs import make_set
+    from restoring.jobs import make_set
 
     for job in make_set("pairs", folder, [(lr.path, lr.relative, hr.path) for lr, hr in pairs]).jobs:
         yield to_tensor(read_image(folder / job.output)), to_tensor(read_image(job.hr))
@@ -194,10 +194,10 @@ def restored_pairs(folder: Path, pairs: Sequence[Any]) -> "Iterator[tuple[Tensor
 
 def write_results(rows: "Sequence[Planned]", args: argparse.Namespace) -> str:
     """The table and the curves of what was scored. Returns the table and where it lies."""
-    from engine.ablation import Row
-    from engine.ablation_report import write_report
-    from options.overlay import flat
     from options.schema import dump
+    from tools.ablation.overlay import flat
+    from tools.ablation.report import write_report
+    from tools.ablation.tables import Row
 
     finished = []
     for row in rows:

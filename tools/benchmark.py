@@ -67,9 +67,9 @@ def measure(
     compared with. Raises ValueError for a size that the network does not take."""
     import torch
 
-    from engine.benchmark import interleaved, memory_of, ratios, weights_mib
-    from engine.complexity import generator_macs, total
-    from engine.onnx_export import example_picture
+    from tools.exporting.onnx_export import example_picture
+    from tools.timing.complexity import generator_macs, total
+    from tools.timing.measure import interleaved, memory_of, ratios, weights_mib
 
     macs = {name: total(generator_macs(copy.deepcopy(generator).to("meta"), size).values()) for name, generator in generators.items()}
     lr_up = example_picture((size, size)).to(device)
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, options: "TestOptions") -> dict[str, Any]:
 
     from engine import benchmark, benchmark_parts
     from engine.distributed import choose_device, dtype_of
-    from engine.threads import physical_cores
+    from restoring.threads import physical_cores
     from tools.timing.processes import processes
     from tools.timing.training import training
 
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace, options: "TestOptions") -> dict[str, Any]:
 
 def write(results: dict[str, Any], folder: Path) -> None:
     """benchmark.json, benchmark.md and, where there is something to draw, benchmark.png; the tables also on the terminal."""
-    from engine.benchmark_report import markdown, plot
+    from tools.timing.report import markdown, plot
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ both are encoded in float32. Eq. 1 takes z_lr for a z_t; the t whose signal-to-n
 
     alpha_bar E[z_hr^2] / (1 - alpha_bar) = E[z_hr^2] / E[(z_lr - z_hr)^2],    that is    alpha_bar = 1 / (1 + E[(z_lr - z_hr)^2]),
 
-where E is over all pictures together; engine/noise_level.py says what this leaves out. Nothing is set: write the number into
+where E is over all pictures together; tools/figures/noise_level.py says what this leaves out. Nothing is set: write the number into
 network_g.timestep. Needs vae/ and scheduler/ of the base, no UNet. Writes OUT/choose_timestep.png and OUT/choose_timestep.json.
 Exit status: 0 done; 2 a mistake.
 """
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
 
-    from engine.noise_level import NoiseMatch
     from models.backbones import Autoencoder
     from options.d3sr import TrainOptions
+    from tools.figures.noise_level import NoiseMatch
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,8 +53,8 @@ def measure(
 
     from data.loading import endless_batches
     from data.sampler import ShardedSampler
-    from engine.noise_level import latent_powers
     from models.generator import Generator
+    from tools.figures.noise_level import latent_powers
 
     def warn(line: str) -> None:
         print(line, file=sys.stderr)
@@ -110,9 +110,9 @@ def choose(args: argparse.Namespace, options: "TrainOptions") -> list[Path]:
     """Measures, prints the findings and writes the files."""
     from engine.distributed import choose_device
     from engine.loop import build_dataset
-    from engine.noise_level import match_noise_level, required_noise_rms
-    from engine.noise_level_figure import draw_match
     from models.backbones import load_alphas_cumprod, load_autoencoder
+    from tools.figures.noise_level import match_noise_level, required_noise_rms
+    from tools.figures.noise_level_figure import draw_match
 
     g, data, device = options.network_g, options.datasets.train, choose_device(options.device)
     dataset = build_dataset(options)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
-    from data.result_sets import ResultSets
-    from engine.crop_figure import Block, Box
+    from scoring.result_sets import ResultSets
+    from tools.figures.crop_figure import Block, Box
 
 HR, LR, BICUBIC, AUTO = "HR", "LR", "bicubic", "auto"
 
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def find_results(args: argparse.Namespace) -> "ResultSets":
     """The pictures that all folders hold. Raises ValueError for an image that one of them lacks."""
-    from data.result_sets import assignments, match_folders
+    from scoring.result_sets import assignments, match_folders
 
     methods = assignments("--results", args.results)
     taken = [name for name in (HR, LR) if name in methods]
@@ -76,8 +76,8 @@ def read_box(text: str) -> "Box | None":
 def make_block(sets: "ResultSets", name: str, box: "Box | None", box_size: int, lr_as: str) -> "Block":
     """One image: its pictures in the order LR, methods, HR. The whole one is HR, else the first method's."""
     from data.image_io import read_image
-    from data.result_sets import enlarged
-    from engine.crop_figure import Block, busiest_box
+    from scoring.result_sets import enlarged
+    from tools.figures.crop_figure import Block, busiest_box
 
     methods = {label: read_image(files[name]) for label, files in sets.files.items() if label not in (HR, LR)}
     size = next(iter(methods.values())).shape[:2]
@@ -113,7 +113,7 @@ def draw(args: argparse.Namespace) -> list[Path]:
     boxes = [read_box(text) for text in args.boxes or [AUTO] * len(images)]
     if len(boxes) != len(images):
         raise ValueError(f"--boxes: expected one for each of {len(images)} images, got {len(boxes)}")
-    from engine.crop_figure import draw_crops
+    from tools.figures.crop_figure import draw_crops
 
     blocks = [make_block(sets, name, box, args.box_size, args.lr_as) for name, box in zip(images, boxes, strict=True)]
     files = draw_crops(Path(args.output), blocks, args.width, args.rows)

@@ -4,7 +4,7 @@
     python tools/complexity.py -opt options/train.yml --size 1024
 
 Nothing is downloaded and nothing computed: the networks are built without weights (on torch's meta device), with sizes from the base
-model's config.json where it is on this machine, else from models/configs.py. The rules of counting are in engine/complexity.py.
+model's config.json where it is on this machine, else from models/configs.py. The rules of counting are in tools/timing/complexity.py.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
-    from engine.complexity import Macs, Parameters
     from models.sizes import DiscriminatorPlan, GeneratorPlan
     from options.d3sr import TestOptions, TrainOptions
+    from tools.timing.complexity import Macs, Parameters
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -75,8 +75,8 @@ def table(rows: dict[str, "Macs"]) -> list[str]:
 
 def describe_generator(plan: "GeneratorPlan", size: int) -> list[str]:
     """Both countings as the generator trains, and the stages as they run once the LoRA is merged."""
-    from engine.complexity import count_parameters, generator_macs, total
     from models.sizes import find_config, meta_generator
+    from tools.timing.complexity import count_parameters, generator_macs, total
 
     generator = meta_generator(plan)
     rows = generator_macs(meta_generator(plan, adapted=False), size)
@@ -95,8 +95,8 @@ def describe_generator(plan: "GeneratorPlan", size: int) -> list[str]:
 
 def describe_discriminator(plan: "DiscriminatorPlan", side: int) -> list[str]:
     """Both countings as the discriminator trains, and of its trunk alone."""
-    from engine.complexity import count_parameters, discriminator_macs
     from models.sizes import find_config, meta_discriminator
+    from tools.timing.complexity import count_parameters, discriminator_macs
 
     bare, discriminator = meta_discriminator(plan, adapted=False), meta_discriminator(plan)
     macs = discriminator_macs(discriminator, side)["with head"]

@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_output(folder: Path, overwrite: bool) -> None:
     """Raises ValueError where writing `folder` would destroy what is there."""
-    from engine.checkpoint import FORMER, TEMPORARY
+    from data.whole_files import FORMER, TEMPORARY
 
     for beside in (folder.with_name(folder.name + ending) for ending in (TEMPORARY, FORMER)):
         if beside.exists():
@@ -70,13 +70,11 @@ def export(options: "TestOptions", folder: Path, dtype: str, with_onnx: bool) ->
     Raises:
         ValueError: the generator cannot be loaded, the disk is full, or the ONNX file is not the same network. Nothing is written then.
     """
-    import shutil
-
-    from engine.checkpoint import TEMPORARY, write_folder
+    from data.whole_files import write_folder
     from engine.distributed import dtype_of
-    from engine.export_readme import readme
     from models.generator import base_of, load_generator, read_generator_config, revision_of
     from models.pretrained_files import read_config
+    from tools.exporting.readme import readme
 
     network = options.network_g
     config = read_generator_config(network.path)
@@ -94,17 +92,14 @@ def export(options: "TestOptions", folder: Path, dtype: str, with_onnx: bool) ->
         (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx))
         open_to_readers(temporary)
 
-    try:
-        write_folder(folder, write)
-    finally:  # also after a failed comparison or Ctrl-C, which are none of write_folder's errors
-        shutil.rmtree(folder.with_name(folder.name + TEMPORARY), ignore_errors=True)
+    write_folder(folder, write)
     return said
 
 
 def merged_config(config: dict, dtype: str, strength: float) -> dict:
     """config.json of the folder: what restoring needs, and under `merged_from` the config.json of what was merged."""
-    from engine.release import CODE_VERSION
     from models.generator import MERGED
+    from models.release import CODE_VERSION
 
     origin = config.get("merged_from", config)
     strength = config.get("strength", strength)  # of a merged folder that is exported again
@@ -126,8 +121,8 @@ def write_merged(folder: Path, generator: "Generator", config: dict, scheduler: 
 
 def add_onnx(folder: Path) -> str:
     """Writes model.onnx of a merged folder, from what the folder holds. Returns a line that says how it compares."""
-    from engine.onnx_export import LARGEST_DIFFERENCE, write_onnx
     from models.generator import load_generator
+    from tools.exporting.onnx_export import LARGEST_DIFFERENCE, write_onnx
 
     differences = write_onnx(load_generator(folder), folder / ONNX_FILE)
     shown = ", ".join(f"{difference:.2g} at {width}x{height}" for (height, width), difference in differences.items())
@@ -151,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(args.output).expanduser().resolve()
         check_output(folder, args.overwrite)
         if args.onnx:
-            from engine.onnx_export import check_packages
+            from tools.exporting.onnx_export import check_packages
 
             check_packages()
         said = export(options, folder, args.dtype, args.onnx)

@@ -70,8 +70,8 @@ def draw(args: argparse.Namespace) -> list[Path]:
     if args.width <= 0:
         raise ValueError(f"--width must be above 0, got {args.width}")
     pictures = read_pictures(args)
-    from engine.feature_maps import both_distances, draw_feature_maps, feature_rows
     from losses.perceptual import build_perceptual
+    from tools.figures.feature_maps import both_distances, draw_feature_maps, feature_rows
 
     how = {"backbone": args.backbone, "backbone_weights": args.weights, "sobel_mode": args.sobel_mode}
     # Features do not depend on alpha and beta; uniform ones stand in where only the maps are asked for.

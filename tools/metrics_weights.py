@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
-    from engine.metric_weights import WeightFile
+    from scoring.metric_weights import WeightFile
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.cache:
-        from engine.metric_weights import use_cache
+        from scoring.metric_weights import use_cache
 
         use_cache(args.cache)
     try:
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Downloads what is missing, says what is there, records it. Returns the exit status."""
-    from engine.metric_weights import files_of, how_to_get, read_record, relative, state_of, write_record
-    from engine.scoring import DEFAULT
+    from scoring.methods import DEFAULT
+    from scoring.metric_weights import files_of, how_to_get, read_record, relative, state_of, write_record
 
     recorded, states = read_record(), []
     for file in files_of(args.metrics or DEFAULT):
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def download(file: "WeightFile") -> str:
     """Brings one file to its place, whole or not at all. Returns why that failed, or nothing."""
-    from engine.metric_weights import place_of
+    from scoring.metric_weights import place_of
 
     try:
         if file.folder is None:

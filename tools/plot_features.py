@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from engine.feature_space_figure import Cloud
     from models.discriminator import Discriminator
     from models.generator import Generator
     from options.d3sr import TrainOptions
+    from tools.figures.feature_space_figure import Cloud
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,8 +103,8 @@ def clouds(args: argparse.Namespace, generator: "Generator", discriminator: "Dis
     import numpy as np
     import torch
 
-    from engine.feature_space import trunk_means
-    from engine.feature_space_figure import Cloud
+    from tools.figures.feature_space import trunk_means
+    from tools.figures.feature_space_figure import Cloud
 
     device = discriminator.time_ids.device
     names, *both = latents(args, generator, size, device)
@@ -136,7 +136,7 @@ def draw(args: argparse.Namespace) -> list[Path]:
     if wrong:
         raise ValueError(f"--timesteps: expected 0 to 999, got {wrong[0]}")
     from engine.distributed import choose_device
-    from engine.feature_space_figure import draw_clouds
+    from tools.figures.feature_space_figure import draw_clouds
 
     generator, discriminator = build(options, args.generator, choose_device(options.device))
     multiple = max(generator.size_multiple, generator.scale)

@@ -47,7 +47,7 @@ def labels_of(logs: Sequence[Path]) -> list[str]:
 
 def draw(args: argparse.Namespace) -> list[Path]:
     """Reads the logs and writes the files."""
-    from engine.curves import draw_curves, read_curves, write_curves_csv
+    from tools.figures.curves import draw_curves, read_curves, write_curves_csv
 
     logs = [find_log(run) for run in args.runs]
     labels = labels_of(logs)

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 if TYPE_CHECKING:
     import numpy as np
 
-    from data.result_sets import Crop, ResultSets
-    from engine.scoring import Plan
+    from scoring.methods import Plan
+    from scoring.result_sets import Crop, ResultSets
 
 HR, LR, BICUBIC = "HR", "LR", "bicubic"
 
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--lr", metavar="FOLDER", help="the LR pictures: adds a line of bicubic enlargement to compare with")
     add("--suffix", **several, metavar="NAME=SUFFIX", help=f"what a method's names (or {HR}'s, {LR}'s) end in beyond the others': _out")
     add("--common", action="store_true", help="score the pictures that all folders hold, where some lack others")
-    add("--metrics", **several, metavar="METRIC", help="pyiqa's names, or those of engine/looks.py (default: the paper's tables')")
+    add("--metrics", **several, metavar="METRIC", help="pyiqa's names, or those of scoring/looks.py (default: the paper's tables')")
     add("--weights", **several, metavar="METRIC=FILE", help="a metric's own weights: niqe=FILE, MATLAB's .mat or BasicSR's .npz")
     add("--cache", metavar="FOLDER", help="where tools/metrics_weights.py --cache put the weights (default: the user's caches)")
     add("--crop_border", type=int, default=0, metavar="N", help="leave out N pixels at each side (default: whole pictures)")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score(args: argparse.Namespace) -> int:
     """Everything from the folders to the files. Returns the exit status."""
     from data.image_io import write_image
-    from data.result_sets import Crop
+    from scoring.result_sets import Crop
 
     for name in ("crop_border", "crop_centre"):
         if getattr(args, name) < 0:
@@ -74,8 +74,8 @@ def score(args: argparse.Namespace) -> int:
     crop = Crop(border=args.crop_border, centre=args.crop_centre)
     sets, protocol = find_pictures(args, crop)
     plan, protocol["device"] = plan_metrics(args)
-    from engine.score_report import write_scores
-    from engine.scoring import score_folders, score_pictures
+    from scoring.methods import score_folders, score_pictures
+    from scoring.score_report import write_scores
 
     warnings: list[str] = []
 
@@ -95,19 +95,19 @@ def score(args: argparse.Namespace) -> int:
 
 def plan_metrics(args: argparse.Namespace) -> "tuple[Plan, str]":
     """What can be computed here, and on which device. Raises ValueError where nothing can, or for a metric that is asked too much."""
-    from data.result_sets import assignments
+    from scoring.result_sets import assignments
 
     types, given = chosen_metrics(args), assignments("--weights", args.weights)
     idle = [type for type in given if type not in types or type == "fid"]
     if idle:
         raise ValueError(f"--weights: {idle[0]} is not computed, or takes no file (fid)")
     if args.cache:
-        from engine.metric_weights import use_cache
+        from scoring.metric_weights import use_cache
 
         use_cache(args.cache)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else timm asks the hub for news of what it has, for a minute where there is no network
     from engine.distributed import choose_device
-    from engine.scoring import make_plan
+    from scoring.methods import make_plan
 
     device = choose_device(args.device)
     plan = make_plan(types, given, device)
@@ -121,8 +121,8 @@ def plan_metrics(args: argparse.Namespace) -> "tuple[Plan, str]":
 
 def find_pictures(args: argparse.Namespace, crop: "Crop") -> "tuple[ResultSets, dict[str, object]]":
     """The pictures of all folders, and the protocol that they make. Says what is extra, refuses what lacks pictures (but for --common)."""
-    from data.result_sets import assignments, check_sizes, match_folders
-    from engine.jobs import OVERVIEW, SHEETS
+    from restoring.jobs import OVERVIEW, SHEETS
+    from scoring.result_sets import assignments, check_sizes, match_folders
 
     methods = assignments("--results", args.results)
     taken = [name for name in (HR, LR, BICUBIC) if name in methods]
@@ -151,7 +151,7 @@ def find_pictures(args: argparse.Namespace, crop: "Crop") -> "tuple[ResultSets, 
 
 def chosen_metrics(args: argparse.Namespace) -> list[str]:
     """pyiqa's names of the metrics that are asked for, or of all that make sense."""
-    from engine.scoring import DEFAULT, WITH_HR
+    from scoring.methods import DEFAULT, WITH_HR
 
     chosen = list(dict.fromkeys(args.metrics or DEFAULT))
     if args.hr:
@@ -167,7 +167,7 @@ def read_pictures(sets: "ResultSets", crop: "Crop", title: str) -> "Iterator[tup
     from tqdm import tqdm
 
     from data.image_io import image_size, read_image
-    from data.result_sets import enlarged
+    from scoring.result_sets import enlarged
 
     for name in tqdm(sets.names, title, unit="image", disable=None):
         pictures = {label: crop.of(read_image(files[name])) for label, files in sets.files.items() if label != LR}

@@ -10,9 +10,9 @@ import torch
 from engine import dry_run
 from engine.dry_run import UNKNOWN, BatchPlan, describe_networks, describe_training, plans
 from engine.places import MISSING
-from engine.release import parameter_summary
 from models.discriminator import build_discriminator
 from models.generator import CONFIG_FILE, GENERATOR_FILE, build_generator
+from models.release import parameter_summary
 from models.sizes import DiscriminatorPlan, GeneratorPlan
 from options.d3sr import load_train_options
 from tests.short_training import OPTIONS

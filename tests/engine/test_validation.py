@@ -17,7 +17,7 @@ from models.backbones import Autoencoder
 from models.block_transform import BlockTransform
 from models.generator import Generator
 from tests.engine.test_distributed import in_processes
-from tests.models.test_restoring import stub
+from tests.restoring.test_rows import stub
 
 MAIN = World(0, 1, torch.device("cpu"))
 

@@ -20,7 +20,6 @@ from engine.distributed import World
 from engine.housekeeping import Housekeeping, Schedule
 from engine.loop import build_steps
 from engine.players import build_run
-from engine.restore import restore_picture
 from engine.run import Run
 from engine.steps import Steps
 from losses.adversarial import discriminator_loss, generator_adversarial_loss
@@ -30,6 +29,7 @@ from models.diffusion import forward_diffusion, predict_z0
 from models.generator import Generator
 from models.lora import cast_inputs
 from options.d3sr import TrainOptions, load_train_options
+from restoring.pictures import restore_picture
 from tests.fake_cuda.bases import write_bases
 from tests.fake_cuda.cases import CASES, TILES, VALIDATED
 from tests.fake_cuda.device import fake_cuda

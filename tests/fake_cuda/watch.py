@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 ROOT = f"{Path(__file__).resolve().parents[2]}/"
-OURS = ("data/", "engine/", "losses/", "models/")
+OURS = ("data/", "engine/", "losses/", "models/", "restoring/", "scoring/")
 HALF = (torch.float16, torch.bfloat16)
 SIDES = {"cpu": "host", "cuda": "device"}
 

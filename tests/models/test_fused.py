@@ -12,8 +12,8 @@ from models.fused import compile_networks, fuse
 from models.fused_unet import PhaseUpsample
 from models.generator import Generator, cast_weights, use_fast_vae
 from models.lora import add_lora
-from models.restoring import restore_rows
 from models.sizes import GeneratorPlan, meta_generator
+from restoring.rows import restore_rows
 from tests.tiny_models import SMALL_SD_UNET, SMALL_TAESD, SMALL_TINY_UNET, SMALL_VAE, noise_like, picture, write_taesd
 
 SMALL_SD15_UNET = {**SMALL_SD_UNET, "use_linear_projection": False, "attention_head_dim": 4}

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.release import save_release
 from models.backbones import load_unet
 from models.generator import (
     Generator,
@@ -20,6 +19,7 @@ from models.generator import (
     load_trained,
     read_generator_config,
 )
+from models.release import save_release
 from tests.tiny_models import disturb_lora, noise_like, picture
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

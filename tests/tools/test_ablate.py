@@ -18,16 +18,16 @@ from PIL import Image
 import test_d3sr
 import train_d3sr
 from data.image_io import read_image, write_image
-from engine import ablation_runs
-from engine.ablation import Row, Scores, csv_table, markdown_table
-from engine.ablation_report import what_stood_for_what, write_report
-from engine.curves import discriminator_size, draw_curves, last_iteration, read_curves, smoothed, write_curves_csv
 from models.backbones import new_unet
-from options.ablation import read_header, read_stand_ins
-from options.overlay import fingerprint, flat, lay_over, read_base
 from options.schema import OptionsError, dump
 from tests.tiny_models import SMALL_TINY_UNET, write_tiny_base
 from tools.ablate import main
+from tools.ablation import runs as ablation_runs
+from tools.ablation.options import read_header, read_stand_ins
+from tools.ablation.overlay import fingerprint, flat, lay_over, read_base
+from tools.ablation.report import what_stood_for_what, write_report
+from tools.ablation.tables import Row, Scores, csv_table, markdown_table
+from tools.figures.curves import discriminator_size, draw_curves, last_iteration, read_curves, smoothed, write_curves_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY, DFOSD = ROOT / "options/train_tiny.yml", ROOT / "options/train_dfosd.yml"

@@ -8,12 +8,12 @@ from time import sleep
 import pytest
 import torch
 
-from engine.benchmark import fitted_exponent, interleaved, memory_of, ratios
-from engine.benchmark_parts import losses
-from engine.benchmark_report import COLUMNS
 from tests.tiny_models import write_sd_base, write_taesd, write_tiny_base
 from tests.tools.test_export import release
 from tools.benchmark import main
+from tools.timing.measure import fitted_exponent, interleaved, memory_of, ratios
+from tools.timing.parts import losses
+from tools.timing.report import COLUMNS
 
 
 @pytest.fixture(scope="module")

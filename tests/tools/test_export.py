@@ -16,12 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import test_d3sr
-from engine.inventory import describe_generator
-from engine.onnx_export import PACKAGES
-from engine.release import save_release
 from models.generator import Generator, base_fingerprint, build_generator, load_generator, load_trained
+from models.inventory import describe_generator
+from models.release import save_release
 from tests.tiny_models import disturb_lora, noise_like, picture, write_sd_base, write_taesd, write_tiny_base
 from tools.export import main
+from tools.exporting.onnx_export import PACKAGES
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LAYER = "down_blocks.0.resnets.0.conv1"
@@ -330,8 +330,8 @@ def test_nothing_is_left_of_an_export_whose_onnx_computes_something_else(tiny_ru
         assert set(files(file.parent)) > {"config.json", "generator.safetensors"}
         raise ValueError("model.onnx computes something else")
 
-    monkeypatch.setattr("engine.onnx_export.check_packages", lambda: None)
-    monkeypatch.setattr("engine.onnx_export.write_onnx", refuse)
+    monkeypatch.setattr("tools.exporting.onnx_export.check_packages", lambda: None)
+    monkeypatch.setattr("tools.exporting.onnx_export.write_onnx", refuse)
     assert "computes something else" in refused(capsys, tiny_run, tmp_path / "x", "--onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from data.image_io import write_image
-from engine.feature_maps import both_distances, coloured, feature_rows
 from losses.dists import build_dists
 from losses.perceptual import build_perceptual
 from losses.sobel import sobel
 from tools.feature_maps import NAMES, main
+from tools.figures.feature_maps import both_distances, coloured, feature_rows
 
 
 def picture(seed: int, height: int = 48, width: int = 64) -> np.ndarray:

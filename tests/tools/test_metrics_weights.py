@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import metric_weights
-from engine.metric_weights import WeightFile
+from scoring import metric_weights
+from scoring.metric_weights import WeightFile
 from tools.metrics_weights import main
 
 CONTENT = b"all weights of a metric"

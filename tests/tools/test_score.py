@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data.image_io import read_image, write_image
-from tests.engine.test_metrics import niqe_parameters
+from tests.scoring.test_metrics import niqe_parameters
 from tools.score import main
 
 NAMES = ("a", "sub/b", "c")

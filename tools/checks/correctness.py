@@ -11,7 +11,7 @@ from data.image_io import read_image, to_tensor
 from engine.distributed import dtype_of
 from models.fused import compile_networks, fuse
 from models.generator import Generator, cast_weights, load_generator
-from models.restoring import restore_rows
+from restoring.rows import restore_rows
 from tools.checks.common import ROOT, Row, Setting, attempt, row, skipped
 
 MODEL = "weights/d3sr-tiny"

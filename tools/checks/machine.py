@@ -9,8 +9,8 @@ from importlib import metadata
 import torch
 import torch.distributed
 
-from engine.benchmark import machine
 from tools.checks.common import ROOT, Row, Setting, row
+from tools.timing.measure import machine
 
 EXTRA_PACKAGES = ("torchvision", "triton", "safetensors", "opencv-python", "opencv-python-headless")
 

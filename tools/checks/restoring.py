@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from engine.benchmark import device_limit
-from engine.benchmark_parts import scaling
 from engine.distributed import dtype_of
-from engine.onnx_export import example_picture
-from engine.release import save_release
 from models.generator import Generator, base_fingerprint, build_generator
+from models.release import save_release
 from options.d3sr import TestOptions, load_test_options
 from tools.benchmark import measure
 from tools.checks.common import ROOT, Row, Setting, attempt, free_memory, row, skipped
+from tools.exporting.onnx_export import example_picture
+from tools.timing.measure import device_limit
+from tools.timing.parts import scaling
 from tools.timing.variants import build_all
 
 OPTIONS = str(ROOT / "options/test_sd21.yml")

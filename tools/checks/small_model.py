@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from engine.benchmark import interleaved
 from engine.distributed import World
 from options.d3sr import TrainOptions, load_train_options
 from tools.checks.common import ROOT, Row, Setting, attempt, free_memory, make_photos, row, run_script, skipped
 from tools.checks.training import logged, summary
+from tools.timing.measure import interleaved
 from tools.timing.training import training_step
 
 OPTIONS = str(ROOT / "options/train_tiny.yml")

@@ -12,13 +12,13 @@ from torch.autograd import DeviceType
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from engine.benchmark import interleaved, synchronise
 from engine.distributed import World
 from engine.dry_run import measure as estimate
 from engine.dry_run import plans
 from engine.memory import GIB, with_perceptual
 from options.d3sr import TrainOptions, load_train_options
 from tools.checks.common import ROOT, Row, Setting, attempt, make_photos, row, run_script, skipped
+from tools.timing.measure import interleaved, synchronise
 from tools.timing.training import training_step
 
 SDXL, SD21 = (str(ROOT / "options" / name) for name in ("train.yml", "train_dfosd.yml"))

@@ -14,7 +14,7 @@ def processes(counts: Sequence[int], options: "TestOptions", size: int, pictures
     """Pictures per second of 1, 2 ... processes that share the cores; each restores `pictures`."""
     import torch.multiprocessing as mp
 
-    from engine.threads import physical_cores
+    from restoring.threads import physical_cores
 
     rows = []
     for count in counts:
@@ -39,7 +39,7 @@ def worker(options: "TestOptions", size: int, pictures: int, threads: int, barri
     import torch
 
     from engine.distributed import choose_device
-    from engine.onnx_export import example_picture
+    from tools.exporting.onnx_export import example_picture
 
     torch.set_num_threads(threads)
     device = choose_device(options.device)

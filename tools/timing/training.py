@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]:
     """Iterations of both players on made-up crops, random weights in the perceptual loss; from where the discriminator is heard."""
     from engine import distributed
-    from engine.benchmark import interleaved, memory_of
     from options.d3sr import load_train_options
+    from tools.timing.measure import interleaved, memory_of
 
     changes = ["train.perceptual.backbone_weights=random", "train.discriminator_start=0", "train.adversarial_start=0", f"device={device}"]
     options = load_train_options(file, changes)

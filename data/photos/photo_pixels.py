@@ -1,0 +1,122 @@
+"""From a file to samples as they are stored: 8 or 16 bit, grey or RGB, alpha apart. Pillow opens, decodes, and says if a file is whole."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from data.image_files import UnsuitableError, scale_grey
+from data.photos.color_profiles import to_srgb
+from data.photos.deep_pixels import BITS, PHOTOMETRIC, Samples, deep_channels, is_planar, ppm_white, read_deep, read_planar, split
+
+# How a file of a format begins -> what opens it.
+_OPENERS = {
+    rb"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+    rb"\xff\xd8\xff": JpegImagePlugin.jpeg_factory,
+    rb"RIFF....WEBP": WebPImagePlugin.WebPImageFile,
+    rb"BM": BmpImagePlugin.BmpImageFile,
+    rb"II[*+]\0|MM\0[*+]": TiffImagePlugin.TiffImageFile,
+    rb"GIF8[79]a": GifImagePlugin.GifImageFile,
+    rb"P[1-6]\s": PpmImagePlugin.PpmImageFile,
+}
+_WIDTH, _HEIGHT = 256, 257  # TIFF tags
+
+# Pillow's modes that are not samples yet -> what they are turned into.
+_PLAIN_MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """A file as Pillow's image, its header read, as from Image.open; but in a format of photos, and without Pillow's limit of pixels.
+
+    That limit is a global of Image.open, so it cannot be lifted for one file while other threads read. The caller keeps its own.
+    WebP and GIF have another check inside: those of more than 178 megapixels are refused with DecompressionBombError.
+
+    Raises: any of DECODE_ERRORS.
+    """
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise UnsuitableError("not a regular file")  # to open a pipe is to wait for its other end
+    with open(path, "rb") as file:
+        start = file.read(16)
+        opener = next((opener for magic, opener in _OPENERS.items() if re.match(magic, start, re.DOTALL)), None)
+        if opener is None:
+            raise UnidentifiedImageError
+        file.seek(0)
+        try:
+            image = opener(file, "")
+        except SyntaxError as error:
+            raise UnsuitableError(f"broken image, or of a kind that Pillow cannot read ({error})") from error
+        with image:
+            yield image
+
+
+def read_samples(image: Image.Image, path: str | Path, cmyk_profile: bytes | None) -> Samples:
+    """Decode an image that `open_image` opened from `path`. TIFFs come upright, others as they are stored.
+
+    cmyk_profile: by which CMYK becomes sRGB; None: by Pillow's plain rule.
+    Raises: any of DECODE_ERRORS.
+    """
+    channels, key = deep_channels(image), _transparent_colour(image)
+    white = ppm_white(image) if image.format == "PPM" else 65535
+    if image.format == "TIFF":
+        if is_planar(image):
+            return read_planar(image, path)
+        # Pillow checks a TIFF's size once more when it makes room for the pixels, so the room is made here.
+        image.im = Image.new(image.mode, (image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]), None).im
+    image.load()
+    samples = _from_pillow(image, cmyk_profile)
+    if channels:
+        samples = read_deep(path, channels, white, samples)
+    return samples if key is None else Samples(samples.pixels, _alpha_of_key(samples.pixels, key), samples.notes)
+
+
+def _from_pillow(image: Image.Image, cmyk_profile: bytes | None) -> Samples:
+    """Samples of a loaded image: grey of more than 8 bit as uint16, everything else as uint8."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Samples(_deep_grey(image)[:, :, None])
+    if image.mode in ("CMYK", "LAB"):
+        rgb = to_srgb(image, cmyk_profile if image.mode == "CMYK" else None)
+        return Samples(np.array(rgb), notes=(f"{image.mode} turned into sRGB",))
+    if image.mode in _PLAIN_MODES:
+        image = image.convert("RGBA" if image.mode == "P" and "transparency" in image.info else _PLAIN_MODES[image.mode])
+    array = np.array(image)
+    return split(array if array.ndim == 3 else array[:, :, None])
+
+
+def _deep_grey(image: Image.Image) -> np.ndarray:
+    """(H, W) uint16 of 12- and 16-bit, 32-bit integer or float grey. Raises UnsuitableError as `scale_grey` does."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    grey = np.asarray(image) if image.mode.startswith("I;16") else scale_grey(image, white=65535)
+    if tags.get(BITS) == (12,):
+        grey = (grey.astype(np.uint32) * 65535 + 2047) // 4095
+    return (65535 - grey if tags.get(PHOTOMETRIC) == 0 else grey).astype(np.uint16)  # 0: white is zero, which Pillow forgets here
+
+
+def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:
+    """The colour that a grey or RGB file which is not loaded yet declares transparent (PNG's tRNS, GIF), on the scale of its samples."""
+    key = image.info.get("transparency")
+    if key is None or image.mode not in ("1", "L", "I;16", "RGB"):
+        return None
+    if image.mode == "RGB":
+        return key
+    return (key * {"L;2": 85, "L;4": 17}.get(image.tile[0][3], 1),)
+
+
+def _alpha_of_key(pixels: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+    """Alpha (H, W): 0 where the pixel has the colour `key`, else opaque."""
+    opaque = np.iinfo(pixels.dtype).max
+    wanted = np.array([value & opaque for value in key], dtype=pixels.dtype)
+    return np.where((pixels == wanted).all(axis=2), 0, opaque).astype(pixels.dtype)

@@ -1,0 +1,167 @@
+"""What is done with one picture of a test: read, restore (or take the result that exists), compare and score, write."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from models.generator import Generator
+from restoring.jobs import SHEETS, Job, JobSet, made_by
+from restoring.pictures import Restoration, as_rgb8, enlarge_array, restore_with_alpha
+from scoring.metrics import Metric
+from scoring.page import PageEntry, page_entry
+from scoring.report import HR, OURS, ImageScores, comparison_sheet, middle, score_image
+
+BICUBIC = "bicubic"
+
+
+class Photo(Protocol):
+    """A picture as `data.photos.photo.Photo` has it: pixels (H, W, 1 or 3) and alpha (H, W) or None, uint8 or uint16."""
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+class PhotoFiles(Protocol):
+    """Reading and writing, as the module `data.photos.photo` does it; errors are ValueError and OSError."""
+
+    Photo: Callable[..., Photo]
+
+    def read_photo(self, path: Path, max_megapixels: float) -> Photo: ...
+
+    def write_photo(self, path: Path, photo: Photo, *, quality: int, software: str | None) -> tuple[str, ...]: ...
+
+    def software_of(self, path: Path) -> str | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is written beside the results, and how.
+
+    key: of the settings, see `restoring.jobs.settings_key`. overwrite: restore again what exists already. sheet: bicubic | ours | HR of
+    every picture with HR. page: an entry of index.html for every picture.
+    """
+
+    key: str
+    quality: int
+    overwrite: bool
+    sheet: bool
+    page: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What became of one picture; small, since processes send it to each other.
+
+    kept: the result existed. from_elsewhere: and was made from another picture, or with other settings.
+    shown: name and crops for the overview.
+    """
+
+    failure: str | None = None
+    kept: bool = False
+    from_elsewhere: bool = False
+    scores: ImageScores | None = None
+    shown: tuple[str, dict[str, np.ndarray]] | None = None
+    entry: PageEntry | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """photo: None where nothing is to be done with it. software: what the result says of its origin. exists: whether there is a result."""
+
+    photo: Photo | None
+    software: str
+    exists: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """result: None where it exists. sheet: uint8 (H, W, 3) or None."""
+
+    done: Done
+    software: str
+    result: Photo | None = None
+    sheet: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """The three stages of a picture, for `restoring.pipeline.overlapped`; `warn` is told what its owner should know."""
+
+    job_set: JobSet
+    generator: Generator
+    how: Restoration
+    metrics: Sequence[Metric]
+    output: Output
+    files: PhotoFiles
+    max_megapixels: float
+    seed: int
+    warn: Callable[[str], None]
+
+    @property
+    def compares(self) -> bool:
+        """Whether results are looked at side by side with what the network was given."""
+        return bool(self.metrics) or self.output.page or (self.output.sheet and self.job_set.has_hr)
+
+    def read(self, job: Job) -> Loaded:
+        """The picture, unless its result exists and nobody looks at it."""
+        exists = not self.output.overwrite and (self.job_set.folder / job.output).is_file()
+        photo = None if exists and not self.compares else self.files.read_photo(job.lr, self.max_megapixels)
+        software = made_by(self.output.key, job.lr.read_bytes())
+        return Loaded(photo=photo, software=software, exists=exists)
+
+    def restore(self, job: Job, loaded: Loaded) -> Finished:
+        """The network's part, and the scores. ValueError where HR has another size: then nothing is scored, but the result is written."""
+        path, photo = self.job_set.folder / job.output, loaded.photo
+        done = Done(kept=loaded.exists, from_elsewhere=loaded.exists and self.files.software_of(path) != loaded.software)
+        if photo is None:
+            return Finished(done=done, software=loaded.software)
+        for note in photo.notes:
+            self.warn(f"{job.lr}: {note}")
+        if loaded.exists:
+            result, seconds = None, None
+            pixels = self.files.read_photo(path, float("inf")).pixels
+        else:
+            start = perf_counter()
+            pixels, alpha = restore_with_alpha(
+                self.generator, photo.pixels, photo.alpha, self.how, lambda text: self.warn(f"{job.lr}: {text}")
+            )
+            result, seconds = replace(photo, pixels=pixels, alpha=alpha), perf_counter() - start
+        finished = Finished(done=done, software=loaded.software, result=result)
+        return self._compared(job, photo, pixels, seconds, finished) if self.compares else finished
+
+    def _compared(self, job: Job, photo: Photo, pixels: np.ndarray, seconds: float | None, finished: Finished) -> Finished:
+        name = job.output.as_posix()
+        pictures = {BICUBIC: as_rgb8(enlarge_array(photo.pixels, self.how.scale)), OURS: as_rgb8(pixels)}
+        if job.hr is not None:
+            hr = as_rgb8(self.files.read_photo(job.hr, float("inf")).pixels)
+            if hr.shape != pictures[OURS].shape:
+                sizes = [f"{picture.shape[1]}x{picture.shape[0]}" for picture in (hr, pictures[OURS])]
+                failure = f"not scored: HR is {sizes[0]}, the result {sizes[1]} ({self.how.scale:g} x LR): {job.hr}"
+                return replace(finished, done=replace(finished.done, failure=failure))
+            pictures[HR] = hr
+        torch.manual_seed(self.seed)  # restoring draws nothing, but some metrics look at random crops
+        scores = score_image(name, pictures, self.metrics, self.warn) if self.metrics else None
+        sheet, shown = None, None
+        if self.output.sheet and HR in pictures:
+            sheet = comparison_sheet(list(pictures.values()), list(pictures))
+            # Crops are copied, so that the whole pictures need not stay in memory.
+            shown = (name, {label: middle(picture).copy() for label, picture in pictures.items()})
+        entry = page_entry(name, pictures, scores, name, photo.notes, seconds) if self.output.page else None
+        return replace(finished, sheet=sheet, done=replace(finished.done, scores=scores, shown=shown, entry=entry))
+
+    def write(self, job: Job, finished: Finished) -> Done:
+        """The files, each whole or not at all."""
+        path = self.job_set.folder / job.output
+        if finished.result is not None:
+            for note in self.files.write_photo(path, finished.result, quality=self.output.quality, software=finished.software):
+                self.warn(f"{path}: {note}")
+        if finished.sheet is not None:
+            sheet = (self.job_set.folder / SHEETS / job.output).with_suffix(".png")
+            self.files.write_photo(sheet, self.files.Photo(pixels=finished.sheet), quality=self.output.quality, software=None)
+        return finished.done
