@@ -13,8 +13,7 @@ from engine.distributed import World, any_rank, from_main
 from engine.health import DiscriminatorHealth, check_ranks
 from engine.logs import Means, RunLog, Speed, peak_memory_gib
 from engine.run import Run, save_best, save_metrics, save_run
-from engine.validation import Validation
-from engine.validations import Validations
+from engine.validation import Validation, ValidationHistory
 from models.lora import cast_inputs
 
 SAME_SIGNAL_S = 0.2
@@ -103,14 +102,14 @@ class Housekeeping:
         self.schedule, self.samples, self.keep_last, self.best = schedule, samples, keep_last, best
         self.stop, self.means = StopRequest(world.is_main), Means()
         self.health = DiscriminatorHealth(run.noising.low, run.noising.high, world.device) if run.noising is not None else None
-        self.validations = from_main(Validations(folder / "validations.json", run.iteration) if world.is_main else None, world)
+        self.history = from_main(ValidationHistory(folder / "validations.json", run.iteration) if world.is_main else None, world)
 
     def begin(self) -> None:
         """Before the first iteration: are the processes equal, and did the run stop before a validation that was due?"""
         iteration = self.run.iteration
         if self.schedule.check_freq:
             check_ranks(self.run.trained(), iteration, self.world)
-        if self.schedule.due(iteration, self.schedule.val_freq) and iteration not in self.validations:
+        if self.schedule.due(iteration, self.schedule.val_freq) and iteration not in self.history:
             self._validate()
         elif iteration == 0 and self.schedule.early_due(0):
             self._validate_early()
@@ -182,7 +181,7 @@ class Housekeeping:
             return
         run, iteration = self.run, self.run.iteration
         scores, failed = self._score()
-        self.validations.add(iteration, scores, failed, write=self.world.is_main)
+        self.history.add(iteration, scores, failed, write=self.world.is_main)
         if scores:
             self.log.scalars("val", iteration, self.schedule.total_iter, scores)
         if self.world.is_main:
@@ -193,6 +192,6 @@ class Housekeeping:
             self.log.warning(f"val.best: nothing was scored by {self.best} at iteration {iteration}, so it cannot be the best")
             return
         lower_better = {metric.name: metric.lower_better for metric in self.validation.metrics}[self.best.partition("/")[2]]
-        if self.validations.is_best(iteration, self.best, lower_better) and self.world.is_main:
+        if self.history.is_best(iteration, self.best, lower_better) and self.world.is_main:
             save_best(run, self.folder, scores, self.best)
             self.log.info(f"the best so far by {self.best}: {scores[self.best]:.6g}")

@@ -1,4 +1,7 @@
-"""Log file, console, TensorBoard and the running means between two log lines. Only the main process writes; the others just warn."""
+"""Log file, console, TensorBoard, the lines on the machine, and the running means between two log lines.
+
+Only the main process writes; the others just warn.
+"""
 
 import logging
 import resource
@@ -8,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
 from engine.distributed import World, mean_over_ranks
+from engine.driver import driver_version
+from engine.memory import GIB
 
 
 class BarHandler(logging.StreamHandler):
@@ -37,6 +43,30 @@ def open_log(file: Path | None) -> logging.Logger:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     return logger
+
+
+def describe_machine(world: World, *, per_process: int, accumulate: int) -> list[str]:
+    """Lines on the device, the processes, the software and the batch. per_process: samples of a process's batch, before accumulation."""
+    processes = f"{world.size} processes over {dist.get_backend()}" if world.size > 1 else "1 process"
+    software = f"torch {torch.__version__}"
+    if world.device.type == "cuda":
+        cudnn, cuda = torch.backends.cudnn.version(), torch.version.cuda
+        software += f", CUDA {cuda}, cuDNN {cudnn}, NVIDIA driver {driver_version() or 'unknown'}"
+    batch = per_process * world.size * accumulate
+    return [
+        f"device: {_describe_device(world.device)}; {processes}",
+        software,
+        f"batch {batch} = {per_process} a process x {world.size} process{'es' if world.size > 1 else ''} x {accumulate} accumulated",
+    ]
+
+
+def _describe_device(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu (threads: {torch.get_num_threads()})"
+    if device.type != "cuda":
+        return str(device)
+    gpu = torch.cuda.get_device_properties(device)
+    return f"{device} ({gpu.name}, {gpu.total_memory / GIB:.1f} GiB, compute capability {gpu.major}.{gpu.minor})"
 
 
 class Means:
@@ -78,9 +108,9 @@ class Speed:
 def peak_memory_gib(device: torch.device) -> float:
     """Largest memory so far: of the GPU where there is one, else of this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return torch.cuda.max_memory_allocated(device) / GIB
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
 def log_line(iteration: int, total: int, values: dict[str, float]) -> str:
@@ -97,7 +127,7 @@ class RunLog:
         self.info, self.warning = self._logger.info, self._logger.warning
         self._writer: Any = None
         if world.is_main and tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard import SummaryWriter  # late: it is slow, and off in small runs
 
             self._writer = SummaryWriter(str(tensorboard))
 

@@ -8,7 +8,6 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.hr_crops import HRCrops
-from data.image_io import to_uint8, write_image
 from data.loading import endless_batches
 from data.paired import PairedCrops, PairedFolder
 from data.sampler import ShardedSampler
@@ -16,8 +15,7 @@ from engine.checkpoint import archive, newest_intact_state
 from engine.distributed import World, dtype_of, from_main, mean_of, parallel
 from engine.health import DiscriminatorHealth
 from engine.housekeeping import Housekeeping, Schedule
-from engine.logs import Means, RunLog
-from engine.machine import describe_machine
+from engine.logs import Means, RunLog, describe_machine
 from engine.objectives import sample_seed
 from engine.optimization import learning_rate_factor, set_learning_rate
 from engine.places import insist
@@ -54,8 +52,7 @@ def build_validation(options: TrainOptions, world: World, folder: Path) -> Valid
     sets = from_main(sets, world)
     wanted = options.val.metrics.items() if sets else ()
     metrics = [build_metric(name, **dataclasses.asdict(metric), device=world.device) for name, metric in wanted]
-    val = options.val
-    return Validation(sets, metrics, world, folder, val.tile, val.color_fix, val.save_img, to_uint8, write_image)
+    return Validation(sets, metrics, world, folder, options.val.tile, options.val.color_fix, options.val.save_img)
 
 
 def open_run_folder(options: TrainOptions, world: World) -> tuple[Path, RunLog]:

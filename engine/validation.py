@@ -1,25 +1,24 @@
-"""Scores a generator on whole pictures while it trains, each process a share of them."""
+"""Scores a generator on whole pictures while it trains, each process a share of them, and remembers what each validation found."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from data.image_io import to_uint8, write_image
+from data.whole_files import write_text
 from engine.distributed import World, gather
 from engine.failures import first_line
 from models.generator import Generator
 from restoring.pictures import restore_picture
 from scoring.metrics import Metric
-from scoring.report import HR, OURS, ImageScores, mean_scores, picture_sheet, score_image
+from scoring.report import BICUBIC, HR, OURS, ImageScores, mean_scores, picture_sheet, score_image
 
-BICUBIC = "bicubic"
 SHEET_ROWS = 6
-
-
 NAMED = 3
 
 
@@ -32,58 +31,11 @@ class Validated:
     failures: list[str]
 
 
-def validate(
-    generator: Generator,
-    dataset: Sequence[dict[str, Any]],
-    metrics: Sequence[Metric],
-    world: World,
-    *,
-    tile: int,
-    color_fix: str,
-    to_uint8: Callable[[torch.Tensor], np.ndarray],
-    keep: Callable[[str, np.ndarray], None],
-    warn: Callable[[str], None],
-    first: int | None = None,
-) -> Validated:
-    """Restores and scores every item (`lr`, `name`, and `hr` where known); `keep(name, picture)` receives each restored one.
-
-    first: only so many items; None for all. A picture that cannot be read, restored or kept (for lack of memory, say) is left out and
-    reported: hours of training do not depend on it.
-    """
-    rows: list[ImageScores] = []
-    shown: list[tuple[str, dict[str, np.ndarray]]] = []
-    failures: list[str] = []
-
-    def take(index: int) -> None:
-        item = dataset[index]
-        sr, lr_up = restore_picture(generator, item["lr"][None].to(world.device), tile=tile, color_fix=color_fix)
-        pictures = {BICUBIC: to_uint8(lr_up[0].cpu()), OURS: to_uint8(sr[0].cpu())}
-        if "hr" in item:
-            pictures[HR] = to_uint8(item["hr"])
-        keep(item["name"], pictures[OURS])
-        usable = [metric for metric in metrics if HR in pictures or not metric.needs_hr]
-        rows.append(score_image(item["name"], {label: p for label, p in pictures.items() if label != BICUBIC}, usable, warn))
-        if len(shown) < SHEET_ROWS:
-            shown.append((item["name"], pictures))
-
-    for index in range(world.rank, len(dataset) if first is None else min(first, len(dataset)), world.size):
-        try:
-            take(index)
-        except (RuntimeError, ValueError, OSError) as error:  # the first: no memory, among others
-            failures.append(f"picture {index + 1}: {first_line(error)}")
-            if world.device.type == "cuda":
-                torch.cuda.empty_cache()
-    everyone = [row for part in gather(rows, world) for row in part]
-    means = {name: value for name, value in mean_scores(everyone).get(OURS, {}).items() if value is not None}
-    return Validated(means, shown, [failure for part in gather(failures, world) for failure in part])
-
-
 @dataclass(frozen=True)
 class Validation:
-    """Named sets, their metrics, and what is kept of them.
+    """Named sets of pictures (`lr`, `name`, and `hr` where known), their metrics, and what is kept of them.
 
     folder: gets SET/IMAGE/IMAGE_ITER.png for every picture, where save_img says so, and a sheet SET_ITER.png of the first ones.
-    to_uint8, write_image: tensor (3, H, W) in [0, 1] -> uint8 (H, W, 3); path and picture -> file.
     """
 
     sets: Mapping[str, Sequence[dict[str, Any]]]
@@ -93,8 +45,6 @@ class Validation:
     tile: int
     color_fix: str
     save_img: bool
-    to_uint8: Callable[[torch.Tensor], np.ndarray]
-    write_image: Callable[[Path, np.ndarray], None]
 
     def score(
         self, generator: Generator, iteration: int, warn: Callable[[str], None], first: int | None = None
@@ -105,24 +55,50 @@ class Validation:
         """
         scores: dict[str, float] = {}
         failed = 0
-        for name, dataset in self.sets.items():
-            result = validate(
-                generator,
-                dataset,
-                self.metrics,
-                self.world,
-                tile=self.tile,
-                color_fix=self.color_fix,
-                to_uint8=self.to_uint8,
-                keep=partial(self._keep, self.folder / name, iteration),
-                warn=warn,
-                first=first,
-            )
+        for name in self.sets:
+            result = self.score_set(name, generator, iteration, warn, first)
             scores |= {f"{name}/{metric}": value for metric, value in result.means.items()}
             failed += len(result.failures)
             if self.world.is_main:
                 self._report(name, iteration, result, warn)
         return scores, failed
+
+    def score_set(
+        self, name: str, generator: Generator, iteration: int, warn: Callable[[str], None], first: int | None = None
+    ) -> Validated:
+        """Restores, keeps and scores the pictures of one set; see `score`.
+
+        A picture that cannot be read, restored or kept (for lack of memory, say) is left out and reported: hours of training do not depend
+        on it.
+        """
+        dataset, world = self.sets[name], self.world
+        rows: list[ImageScores] = []
+        shown: list[tuple[str, dict[str, np.ndarray]]] = []
+        failures: list[str] = []
+        for index in range(world.rank, len(dataset) if first is None else min(first, len(dataset)), world.size):
+            try:
+                item = dataset[index]
+                pictures = self._restore(generator, item)
+                image = item["name"]
+                if self.save_img:
+                    write_image(self.folder / name / image / f"{Path(image).name}_{iteration}.png", pictures[OURS])
+                usable = [metric for metric in self.metrics if HR in pictures or not metric.needs_hr]
+                rows.append(score_image(image, {label: p for label, p in pictures.items() if label != BICUBIC}, usable, warn))
+                if len(shown) < SHEET_ROWS:
+                    shown.append((image, pictures))
+            except (RuntimeError, ValueError, OSError) as error:  # the first: no memory, among others
+                failures.append(f"picture {index + 1}: {first_line(error)}")
+                if world.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        everyone = [row for part in gather(rows, world) for row in part]
+        means = {metric: value for metric, value in mean_scores(everyone).get(OURS, {}).items() if value is not None}
+        return Validated(means, shown, [failure for part in gather(failures, world) for failure in part])
+
+    def _restore(self, generator: Generator, item: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Bicubic, ours and, where it is known, HR: uint8 (H, W, 3)."""
+        sr, lr_up = restore_picture(generator, item["lr"][None].to(self.world.device), tile=self.tile, color_fix=self.color_fix)
+        pictures = {BICUBIC: to_uint8(lr_up[0]), OURS: to_uint8(sr[0])}
+        return pictures | ({HR: to_uint8(item["hr"])} if "hr" in item else {})
 
     def _report(self, name: str, iteration: int, result: Validated, warn: Callable[[str], None]) -> None:
         if result.failures:
@@ -134,10 +110,41 @@ class Validation:
             rows = [list(pictures.values()) for _, pictures in result.pictures]
             sheet = picture_sheet(rows, list(result.pictures[0][1]), [image for image, _ in result.pictures])
             try:
-                self.write_image(self.folder / f"{name}_{iteration}.png", sheet)
+                write_image(self.folder / f"{name}_{iteration}.png", sheet)
             except OSError as error:
                 warn(f"the sheet of {name} at iteration {iteration} could not be written: {error}")
 
-    def _keep(self, folder: Path, iteration: int, image: str, picture: np.ndarray) -> None:
-        if self.save_img:
-            self.write_image(folder / image / f"{Path(image).name}_{iteration}.png", picture)
+
+class ValidationHistory:
+    """What the validations of a run found, up to an iteration; later ones, of a state that was since found damaged, are forgotten.
+
+    The file is {iteration: {"scores": {SET/METRIC: mean}, "failed": pictures}}.
+
+    Kept apart from the training states, so that a state can be saved before its validation begins.
+    """
+
+    def __init__(self, file: Path, until: int) -> None:
+        """file: written by `add`; read now if it is there."""
+        self.file = file
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        self._of = {int(number): one for number, one in found.items() if int(number) <= until}
+
+    def __contains__(self, iteration: int) -> bool:
+        return iteration in self._of
+
+    def add(self, iteration: int, scores: dict[str, float], failed: int, write: bool) -> None:
+        """failed: pictures that could not be restored or scored, so that the means are those of the others. write: to the file, too."""
+        self._of[iteration] = {"scores": scores, "failed": failed}
+        if write:
+            write_text(self.file, json.dumps({str(number): one for number, one in sorted(self._of.items())}, indent=2) + "\n")
+
+    def is_best(self, iteration: int, metric: str, lower_better: bool) -> bool:
+        """Whether the scores of `iteration` are better by `metric` ("SET/METRIC") than all before; never where a picture failed."""
+        value = self._value(iteration, metric)
+        before = [self._value(other, metric) for other in self._of if other < iteration]
+        sign = -1 if lower_better else 1
+        return value is not None and all(other is None or sign * value > sign * other for other in before)
+
+    def _value(self, iteration: int, metric: str) -> float | None:
+        one = self._of[iteration]
+        return None if one["failed"] else one["scores"].get(metric)

@@ -31,50 +31,50 @@ class Restoration:
     color_fix: str = "none"
 
 
-def restore_array(generator: Generator, image: np.ndarray, how: Restoration, warn: Warn) -> np.ndarray:
+def restore_array(generator: Generator, image: np.ndarray, settings: Restoration, warn: Warn) -> np.ndarray:
     """A picture (H, W, 1 or 3), uint8 or uint16, restored to round(scale H) x round(scale W), same channels and dtype.
 
     Memory is that of a row of tiles, of LR and of the result (with color_fix adain also the whole result in float32).
     Raises ValueError for a result that is not finite, and what the device raises when its memory is too small.
     """
     lr = to_batch(image).to(generator.prompt_embedding.device) * 2 - 1
-    size = output_size(*lr.shape[-2:], how.scale)
+    size = output_size(*lr.shape[-2:], settings.scale)
     canvas = Canvas(image, size)
 
     @torch.inference_mode()
     def fill(tile: int) -> np.ndarray:
-        rows = restore_rows(generator, lr, size, tile=tile, overlap=min(how.tile_overlap, tile // 2), warn=warn)
-        for top, fixed in fix_rows(rows, Enlarged(lr, size), how.color_fix):
+        rows = restore_rows(generator, lr, size, tile=tile, overlap=min(settings.tile_overlap, tile // 2), warn=warn)
+        for top, fixed in fix_rows(rows, Enlarged(lr, size), settings.color_fix):
             canvas.put(top, (fixed + 1) / 2)
         return canvas.image
 
-    if how.tile != "auto":
-        return fill(how.tile)
+    if settings.tile != "auto":
+        return fill(settings.tile)
     return with_smaller_tiles(fill, largest_tile(generator, size), warn)
 
 
-def restore_alpha(generator: Generator, alpha: np.ndarray, how: Restoration, warn: Warn) -> np.ndarray:
+def restore_alpha(generator: Generator, alpha: np.ndarray, settings: Restoration, warn: Warn) -> np.ndarray:
     """An alpha channel (H, W), restored as a grey picture of its own, held between the values that LR has around each pixel.
 
     So what is wholly opaque or transparent stays so. Errors as `restore_array`.
     """
-    height, width = output_size(*alpha.shape, how.scale)
+    height, width = output_size(*alpha.shape, settings.scale)
     if alpha.min() == alpha.max():
         return np.full((height, width), alpha.flat[0], alpha.dtype)
-    restored = restore_array(generator, alpha[..., None], how, warn)[..., 0]
+    restored = restore_array(generator, alpha[..., None], settings, warn)[..., 0]
     return within_neighbours(restored, alpha)
 
 
 def restore_with_alpha(
-    generator: Generator, pixels: np.ndarray, alpha: np.ndarray | None, how: Restoration, warn: Warn
+    generator: Generator, pixels: np.ndarray, alpha: np.ndarray | None, settings: Restoration, warn: Warn
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture (H, W, 1 or 3) and its alpha channel (H, W) if there is one, restored apart from each other.
 
     Colours that transparency hides are replaced by their visible neighbours' before, so that they leave no fringe.
     """
     if alpha is None:
-        return restore_array(generator, pixels, how, warn), None
-    return restore_array(generator, fill_hidden_colors(pixels, alpha), how, warn), restore_alpha(generator, alpha, how, warn)
+        return restore_array(generator, pixels, settings, warn), None
+    return restore_array(generator, fill_hidden_colors(pixels, alpha), settings, warn), restore_alpha(generator, alpha, settings, warn)
 
 
 def enlarge_array(image: np.ndarray, scale: float) -> np.ndarray:

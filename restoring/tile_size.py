@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from models.generator import Generator
-from restoring.host_memory import available_memory
+from restoring.host import available_memory
 
 Result = TypeVar("Result")
 

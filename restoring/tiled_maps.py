@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from restoring.host_memory import available_memory
+from restoring.host import available_memory
 from restoring.tiling import Picture
 
 Box = tuple[int, int, int, int]

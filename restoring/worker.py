@@ -2,41 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 import torch
 
+from data.photos.photo import Photo, read_photo, software_of, write_photo
 from models.generator import Generator
 from restoring.jobs import SHEETS, Job, JobSet, made_by
 from restoring.pictures import Restoration, as_rgb8, enlarge_array, restore_with_alpha
 from scoring.metrics import Metric
 from scoring.page import PageEntry, page_entry
-from scoring.report import HR, OURS, ImageScores, comparison_sheet, middle, score_image
-
-BICUBIC = "bicubic"
-
-
-class Photo(Protocol):
-    """A picture as `data.photos.photo.Photo` has it: pixels (H, W, 1 or 3) and alpha (H, W) or None, uint8 or uint16."""
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None
-    notes: tuple[str, ...]
-
-
-class PhotoFiles(Protocol):
-    """Reading and writing, as the module `data.photos.photo` does it; errors are ValueError and OSError."""
-
-    Photo: Callable[..., Photo]
-
-    def read_photo(self, path: Path, max_megapixels: float) -> Photo: ...
-
-    def write_photo(self, path: Path, photo: Photo, *, quality: int, software: str | None) -> tuple[str, ...]: ...
-
-    def software_of(self, path: Path) -> str | None: ...
+from scoring.report import BICUBIC, HR, OURS, ImageScores, comparison_sheet, middle, score_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +72,9 @@ class Worker:
 
     job_set: JobSet
     generator: Generator
-    how: Restoration
+    restoration: Restoration
     metrics: Sequence[Metric]
     output: Output
-    files: PhotoFiles
     max_megapixels: float
     seed: int
     warn: Callable[[str], None]
@@ -111,25 +87,25 @@ class Worker:
     def read(self, job: Job) -> Loaded:
         """The picture, unless its result exists and nobody looks at it."""
         exists = not self.output.overwrite and (self.job_set.folder / job.output).is_file()
-        photo = None if exists and not self.compares else self.files.read_photo(job.lr, self.max_megapixels)
+        photo = None if exists and not self.compares else read_photo(job.lr, self.max_megapixels)
         software = made_by(self.output.key, job.lr.read_bytes())
         return Loaded(photo=photo, software=software, exists=exists)
 
     def restore(self, job: Job, loaded: Loaded) -> Finished:
         """The network's part, and the scores. ValueError where HR has another size: then nothing is scored, but the result is written."""
         path, photo = self.job_set.folder / job.output, loaded.photo
-        done = Done(kept=loaded.exists, from_elsewhere=loaded.exists and self.files.software_of(path) != loaded.software)
+        done = Done(kept=loaded.exists, from_elsewhere=loaded.exists and software_of(path) != loaded.software)
         if photo is None:
             return Finished(done=done, software=loaded.software)
         for note in photo.notes:
             self.warn(f"{job.lr}: {note}")
         if loaded.exists:
             result, seconds = None, None
-            pixels = self.files.read_photo(path, float("inf")).pixels
+            pixels = read_photo(path, float("inf")).pixels
         else:
             start = perf_counter()
             pixels, alpha = restore_with_alpha(
-                self.generator, photo.pixels, photo.alpha, self.how, lambda text: self.warn(f"{job.lr}: {text}")
+                self.generator, photo.pixels, photo.alpha, self.restoration, lambda text: self.warn(f"{job.lr}: {text}")
             )
             result, seconds = replace(photo, pixels=pixels, alpha=alpha), perf_counter() - start
         finished = Finished(done=done, software=loaded.software, result=result)
@@ -137,12 +113,12 @@ class Worker:
 
     def _compared(self, job: Job, photo: Photo, pixels: np.ndarray, seconds: float | None, finished: Finished) -> Finished:
         name = job.output.as_posix()
-        pictures = {BICUBIC: as_rgb8(enlarge_array(photo.pixels, self.how.scale)), OURS: as_rgb8(pixels)}
+        pictures = {BICUBIC: as_rgb8(enlarge_array(photo.pixels, self.restoration.scale)), OURS: as_rgb8(pixels)}
         if job.hr is not None:
-            hr = as_rgb8(self.files.read_photo(job.hr, float("inf")).pixels)
+            hr = as_rgb8(read_photo(job.hr, float("inf")).pixels)
             if hr.shape != pictures[OURS].shape:
                 sizes = [f"{picture.shape[1]}x{picture.shape[0]}" for picture in (hr, pictures[OURS])]
-                failure = f"not scored: HR is {sizes[0]}, the result {sizes[1]} ({self.how.scale:g} x LR): {job.hr}"
+                failure = f"not scored: HR is {sizes[0]}, the result {sizes[1]} ({self.restoration.scale:g} x LR): {job.hr}"
                 return replace(finished, done=replace(finished.done, failure=failure))
             pictures[HR] = hr
         torch.manual_seed(self.seed)  # restoring draws nothing, but some metrics look at random crops
@@ -159,9 +135,9 @@ class Worker:
         """The files, each whole or not at all."""
         path = self.job_set.folder / job.output
         if finished.result is not None:
-            for note in self.files.write_photo(path, finished.result, quality=self.output.quality, software=finished.software):
+            for note in write_photo(path, finished.result, quality=self.output.quality, software=finished.software):
                 self.warn(f"{path}: {note}")
         if finished.sheet is not None:
             sheet = (self.job_set.folder / SHEETS / job.output).with_suffix(".png")
-            self.files.write_photo(sheet, self.files.Photo(pixels=finished.sheet), quality=self.output.quality, software=None)
+            write_photo(sheet, Photo(pixels=finished.sheet), quality=self.output.quality, software=None)
         return finished.done

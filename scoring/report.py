@@ -16,8 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.whole_files import write_text
 from scoring.metrics import Metric
 
-OURS = "ours"
-HR = "HR"
+OURS, HR, BICUBIC = "ours", "HR", "bicubic"
 PAPER_WHITE, INK = (255, 255, 255), (34, 34, 34)
 GAP = 8
 MAX_FONT = 40

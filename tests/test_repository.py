@@ -182,7 +182,7 @@ def test_the_papers_commands_are_understood(command: str) -> None:
     """Every script, every flag and every option file of the table is there."""
     _, script, *arguments = shlex.split(command)
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    (module.parse_arguments if script == "test_d3sr.py" else module.parse_args)(arguments)
+    module.parse_args(arguments)
     for argument in arguments:
         assert not argument.startswith("options/") or list(ROOT.glob(argument)), argument
 

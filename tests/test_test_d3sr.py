@@ -16,7 +16,8 @@ from models.backbones import new_unet
 from models.fused import FusedGenerator
 from models.generator import Generator
 from options.d3sr import load_test_options
-from test_d3sr import load, main
+from restoring.run import load
+from test_d3sr import main
 from tests.restoring_script import UNET, write_option_file, write_weights
 from tests.tiny_models import write_sd_base, write_taesd
 from tests.tools.test_export import release
@@ -93,7 +94,7 @@ def test_the_same_command_gives_the_same_bytes(option_file, tmp_path):
 @pytest.mark.parametrize("chosen", ["bf16", "fp32"])
 def test_precision_auto_is_resolved_and_named_in_the_results(option_file, tmp_path, monkeypatch, chosen):
     lr, hr = pair_folders(tmp_path)
-    monkeypatch.setattr("engine.distributed.chosen_precision", lambda precision, device: chosen)
+    monkeypatch.setattr("restoring.run.chosen_precision", lambda precision, device: chosen)
     changes = ["precision=auto", f"datasets.test.mine.dataroot_lq={lr}", f"datasets.test.mine.dataroot_gt={hr}"]
     assert main(["-opt", str(option_file), "-o", str(tmp_path / "auto"), "--force_yml", *changes]) == 0
     assert json.loads((tmp_path / "auto/metrics.json").read_text())["protocol"]["precision"] == chosen

@@ -16,7 +16,7 @@ from PIL import Image
 from data.image_io import read_image, write_image
 from data.photos.photo import read_photo, software_of
 from models.generator import load_generator
-from restoring.threads import physical_cores
+from restoring.host import physical_cores
 from restoring.tiling import axis_weights
 from test_d3sr import main
 from tests.odd_files import write_odd_files

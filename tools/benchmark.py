@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, options: "TestOptions") -> dict[str, Any]:
 
     from engine import benchmark, benchmark_parts
     from engine.distributed import choose_device, dtype_of
-    from restoring.threads import physical_cores
+    from restoring.host import physical_cores
     from tools.timing.processes import processes
     from tools.timing.training import training
 

@@ -1,7 +1,9 @@
 """Validation against scores computed here, in one process and shared by two."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -10,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.image_io import to_uint8
+from data.image_io import read_image, to_uint8
 from engine.distributed import World
-from engine.validation import SHEET_ROWS, Validated, Validation, validate
+from engine.validation import SHEET_ROWS, Validated, Validation, ValidationHistory
 from models.backbones import Autoencoder
 from models.block_transform import BlockTransform
 from models.generator import Generator
@@ -62,10 +64,13 @@ def pictures(count: int, hr: bool = True) -> list[dict[str, Any]]:
 def run(
     world: World, dataset: list[dict[str, Any]], metrics: list[MeanDifference], first: int | None = None
 ) -> tuple[Validated, dict[str, np.ndarray], list[str]]:
-    kept: dict[str, np.ndarray] = {}
+    """What was found, the pictures that were kept, and the warnings."""
     told: list[str] = []
-    how = {"tile": 0, "color_fix": "none", "to_uint8": to_uint8, "first": first}
-    result = validate(brighter(), dataset, metrics, world, keep=kept.__setitem__, warn=told.append, **how)
+    with TemporaryDirectory() as folder:
+        validation = Validation({"set": dataset}, metrics, world, Path(folder), tile=0, color_fix="none", save_img=True)
+        result = validation.score_set("set", brighter(), 3, told.append, first)
+        files = sorted(Path(folder, "set").rglob("*_3.png"))
+        kept = {file.parent.relative_to(Path(folder, "set")).as_posix(): read_image(file) for file in files}
     return result, kept, told
 
 
@@ -102,7 +107,7 @@ def test_every_picture_is_restored_kept_and_scored() -> None:
     assert result.means == pytest.approx({"distance": np.mean(distances), "level": np.mean(levels)})
     assert [name for name, _ in result.pictures] == [item["name"] for item in dataset[:SHEET_ROWS]]
     for (name, shown), item in zip(result.pictures, dataset, strict=False):
-        assert list(shown) == ["bicubic", "ours", "HR"] and shown["ours"] is kept[name]
+        assert list(shown) == ["bicubic", "ours", "HR"] and np.array_equal(shown["ours"], kept[name])
         assert np.array_equal(shown["HR"], to_uint8(item["hr"]))
         assert shown["bicubic"].astype(int).mean() < shown["ours"].mean() - 10, "0.05 is 12.75 levels"
 
@@ -161,19 +166,57 @@ def test_a_failure_in_one_process_is_known_to_all_and_none_waits_for_it() -> Non
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), None])
-def test_a_validation_of_sets_warns_of_what_failed_and_goes_on(tmp_path: Path, error: OSError | None) -> None:
+def test_a_validation_of_sets_warns_of_what_failed_and_goes_on(
+    tmp_path: Path, error: OSError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full disk, or pictures that fail."""
 
     def write(path: Path, picture: np.ndarray) -> None:
         if error is not None:
             raise error
 
+    monkeypatch.setattr("engine.validation.write_image", write)
     sets = {"good": pictures(2), "bad": Broken(pictures(3))}
     told: list[str] = []
-    validation = Validation(sets, [MeanDifference("distance")], MAIN, tmp_path, 0, "none", True, to_uint8, write)
+    validation = Validation(sets, [MeanDifference("distance")], MAIN, tmp_path, 0, "none", True)
     scores, failed = validation.score(brighter(), 7, told.append)
     if error is None:
         assert failed == 2 and set(scores) == {"good/distance", "bad/distance"} and len(told) == 1
         assert told[0].startswith("validation of bad at iteration 7: 2 picture(s) left out (picture 2: sub/1.png") and "val.tile" in told[0]
     else:
         assert failed == 5 and scores == {} and "No space left" in told[0] and "good" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("lower_better", "values", "best"), [(False, (3.0, 2.0, 3.0, 4.0), [10, 40]), (True, (3.0, 3.0, 2.0, 4.0), [10, 30])]
+)
+def test_the_best_is_the_first_of_the_best_also_after_a_restart(tmp_path: Path, lower_better: bool, values: tuple, best: list[int]) -> None:
+    found, file = [], tmp_path / "validations.json"
+    for iteration, value in zip((10, 20, 30, 40), values, strict=True):
+        validations = ValidationHistory(file, until=iteration)
+        validations.add(iteration, {"set/score": value, "set/other": -value}, 0, write=True)
+        if validations.is_best(iteration, "set/score", lower_better):
+            found.append(iteration)
+    assert found == best
+    assert json.loads(file.read_text())["20"] == {"scores": {"set/score": values[1], "set/other": -values[1]}, "failed": 0}
+    assert [path.name for path in tmp_path.iterdir()] == ["validations.json"]
+
+
+def test_a_run_that_goes_back_forgets_what_came_later(tmp_path: Path) -> None:
+    file = tmp_path / "validations.json"
+    for iteration, value in ((10, 1.0), (20, 9.0)):
+        validations = ValidationHistory(file, until=iteration)
+        validations.add(iteration, {"set/score": value}, 0, write=True)
+    earlier = ValidationHistory(file, until=15)
+    assert 10 in earlier and 20 not in earlier
+    earlier.add(20, {"set/score": 2.0}, 0, write=True)
+    assert earlier.is_best(20, "set/score", lower_better=False)
+
+
+def test_means_over_what_was_left_are_neither_the_best_nor_to_be_beaten(tmp_path: Path) -> None:
+    validations = ValidationHistory(tmp_path / "none.json", until=0)
+    validations.add(1, {"set/score": 5.0}, 0, write=False)
+    validations.add(2, {"set/score": 99.0}, 1, write=False)
+    validations.add(3, {"set/score": 6.0}, 0, write=False)
+    assert [validations.is_best(n, "set/score", False) for n in (1, 2, 3)] == [True, False, True]
+    assert not validations.is_best(3, "set/absent", False) and not (tmp_path / "none.json").exists()

@@ -14,7 +14,7 @@ def processes(counts: Sequence[int], options: "TestOptions", size: int, pictures
     """Pictures per second of 1, 2 ... processes that share the cores; each restores `pictures`."""
     import torch.multiprocessing as mp
 
-    from restoring.threads import physical_cores
+    from restoring.host import physical_cores
 
     rows = []
     for count in counts:
