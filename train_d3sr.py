@@ -49,22 +49,19 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         options = load_train_options(args.opt, [*(DEBUG if args.debug else ()), *args.force_yml])
+        from engine import distributed, dry_run, loop  # late: help and mistakes in options need no torch
+
         if args.dry_run:
-            from engine.dry_run import describe_training
-
             print(to_yaml(options))
-            print(describe_training(options))
+            print(dry_run.describe_training(options))
             return 0
-        from engine.distributed import start
-        from engine.loop import train
-
-        with start(options.device, args.launcher, report=report) as world:
+        with distributed.start(options.device, args.launcher, report=report) as world:
             if options.num_gpu not in ("auto", world.size):
                 raise ValueError(
                     f"{args.opt}: num_gpu is {options.num_gpu}, but {world.size} process(es) were started: use "
                     f"torchrun --nproc_per_node {options.num_gpu}, or set num_gpu (and train.accumulate, to keep the batch)"
                 )
-            return 0 if train(options, world) else STOPPED
+            return 0 if loop.train(options, world) else STOPPED
     except (ValueError, OSError, KeyboardInterrupt) as error:
         return report(error)
 

@@ -126,9 +126,9 @@ def prune(folders: Iterable[Path], keep: int) -> None:
 
 
 def archive(folder: Path) -> Path | None:
-    """Moves an existing run out of the way, as BasicSR does: NAME_archived_DATE. Returns the new place."""
+    """Moves an existing run out of the way, as BasicSR does: NAME_archived_DATE. Returns the new folder."""
     if not folder.exists():
         return None
-    place = folder.with_name(f"{folder.name}_archived_{datetime.now():%Y%m%d_%H%M%S}")
-    os.replace(folder, place)
-    return place
+    archived = folder.with_name(f"{folder.name}_archived_{datetime.now():%Y%m%d_%H%M%S}")
+    os.replace(folder, archived)
+    return archived

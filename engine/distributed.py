@@ -192,7 +192,7 @@ def shard_frozen(module: nn.Module, layers: Sequence[nn.Module], world: World) -
     """
     if torch.__version__ < "2.7":
         raise ValueError(f"network_d.shard: true needs torch 2.7 or newer, this is {torch.__version__}")
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard  # late: older ones have it elsewhere
 
     mesh = init_device_mesh(world.device.type, (world.size,))
     trained = {parameter for parameter in module.parameters() if parameter.requires_grad}

@@ -1,7 +1,9 @@
 """A training from its options to its end (Sec. 3.4): the loop of both players, and what it is made of."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -60,8 +62,8 @@ def open_run_folder(options: TrainOptions, world: World) -> tuple[Path, RunLog]:
     folder, tensorboard = Path(options.path.experiments_root) / options.name, Path(options.path.tb_root) / options.name
     archived = [archive(former) for former in (folder, tensorboard)] if world.is_main and not options.path.resume else []
     log = RunLog(folder, options.name, tensorboard if options.logger.use_tb_logger else None, world)
-    for place in filter(None, archived):
-        log.info(f"the former run of this name is now {place}")
+    for former in filter(None, archived):
+        log.info(f"the former run of this name is now {former}")
     return folder, log
 
 
@@ -91,13 +93,21 @@ def describe_players(run: Run, options: TrainOptions, world: World, log: RunLog)
         log.info(f"network_d.shard: its frozen weights are {spread}")
 
 
-def train(options: TrainOptions, world: World) -> bool:
-    """The training of Sec. 3.4. Returns False where a signal ended it early."""
+class Prepared(NamedTuple):
+    """What the loop goes on with; `loader` yields batches for ever."""
+
+    run: Run
+    steps: Steps
+    keeper: Housekeeping
+    loader: Iterator[dict[str, Any]]
+    log: RunLog
+
+
+def prepare(options: TrainOptions, world: World) -> Prepared:
+    """Everything that happens once: pictures are looked at before anything heavy is loaded, then come players, losses and batches."""
     asked, options = options, insist(options, world)
     t, d, logger = options.train, options.datasets.train, options.logger
     set_backends(t)
-
-    # Pictures, looked at once and before anything heavy is loaded
     folder, log = open_run_folder(options, world)
     for line in describe_machine(world, per_process=d.batch_size_per_gpu, accumulate=t.accumulate):
         log.info(line)
@@ -105,7 +115,6 @@ def train(options: TrainOptions, world: World) -> bool:
     log.info(dataset.report())
     validation = build_validation(options, world, folder / "visualization")
 
-    # Players and losses
     run = build_run(options, world)
     state = from_main(newest_intact_state(folder / "training_states", log.warning) if world.is_main else None, world)
     if state is not None:
@@ -122,12 +131,15 @@ def train(options: TrainOptions, world: World) -> bool:
     steps = build_steps(run, options, world, keeper.means, keeper.health)
     keeper.begin()
 
-    # Batches
     sampler = ShardedSampler(rank=world.rank, world_size=world.size, start=run.iteration * samples)
     workers = {"workers": d.num_worker_per_gpu, "device": world.device, "warn": log.warning}
-    loader = endless_batches(dataset, d.batch_size_per_gpu, sampler, **workers)
-    learning_rates = {"g": t.optim_g.lr, "d": t.optim_d.lr}
+    return Prepared(run, steps, keeper, endless_batches(dataset, d.batch_size_per_gpu, sampler, **workers), log)
 
+
+def train(options: TrainOptions, world: World) -> bool:
+    """The training of Sec. 3.4. Returns False where a signal ended it early."""
+    run, steps, keeper, loader, log = prepare(options, world)
+    t, learning_rates = options.train, {"g": options.train.optim_g.lr, "d": options.train.optim_d.lr}
     bar = tqdm(total=t.total_iter, initial=run.iteration, disable=not world.is_main, desc=options.name, dynamic_ncols=True)
     stopped = False
     with keeper.stop, bar:
@@ -155,5 +167,5 @@ def train(options: TrainOptions, world: World) -> bool:
             # Log, save, validate
             stopped = keeper.after_iteration(learning_rates["g"] * factor)
     if not stopped:
-        log.info(f"finished: {folder / 'models'}")
+        log.info(f"finished: {keeper.folder / 'models'}")
     return not stopped

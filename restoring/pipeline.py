@@ -58,11 +58,11 @@ def overlapped(
 
 def _computed(
     item: Item,
-    loaded: "Future[Read]",
+    loaded: Future[Read],
     compute: Callable[[Item, Read], Computed],
     write: Callable[[Item, Computed], Written],
     pool: ThreadPoolExecutor,
-) -> "Future[Written]":
+) -> Future[Written]:
     try:
         return pool.submit(write, item, compute(item, loaded.result()))
     except FAILURES as error:
@@ -71,7 +71,7 @@ def _computed(
         return failed
 
 
-def _outcome(item: Item, written: "Future[Written]") -> Outcome[Item, Written]:
+def _outcome(item: Item, written: Future[Written]) -> Outcome[Item, Written]:
     try:
         return Outcome(item, written.result())
     except FAILURES as error:
