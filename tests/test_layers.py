@@ -102,8 +102,47 @@ def violations(root: Path) -> list[str]:
     return found
 
 
+def late_imports(file: str, code: str) -> list[str]:
+    """Imports inside functions without a comment on their line or the line above that says why, and a script's second one."""
+    lines, late = code.splitlines(), []
+    for function in ast.walk(ast.parse(code, file)):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            late += [node for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    numbers = sorted({node.lineno for node in late})
+    found = [f"{file}:{n}: late, but no comment says why" for n in numbers if "# " not in lines[n - 1] and "# " not in lines[n - 2]]
+    if 'if __name__ == "__main__"' in code:
+        found += [f"{file}:{n}: a script has one late import, of the module that does the work" for n in numbers[1:]]
+    return found + [f"{file}: TYPE_CHECKING; import at the top" for line in lines if line.startswith("if TYPE_CHECKING")]
+
+
+def circles(root: Path) -> list[str]:
+    """Modules of ours that import each other, however late, in groups."""
+    modules = {".".join(path.relative_to(root).with_suffix("").parts): path for _, path in sources(root)}
+    arrows: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        file = path.relative_to(root).as_posix()
+        names = {name for name, _, _ in imports(ast.parse(path.read_text(encoding="utf-8"))) if (file, name) not in UPWARDS}
+        arrows[module] = {known for name in names for known in (name, name.rpartition(".")[0]) if known in modules}
+    reached: dict[str, set[str]] = {}
+    for module in modules:
+        ahead = list(arrows[module])
+        reached[module] = set()
+        while ahead:
+            step = ahead.pop()
+            if step not in reached[module]:
+                reached[module].add(step)
+                ahead += arrows[step]
+    return sorted(module for module in modules if module in reached[module])
+
+
 def test_the_repository_keeps_its_layers() -> None:
     assert violations(ROOT) == []
+
+
+def test_imports_stand_at_the_top_of_files_and_run_in_no_circle() -> None:
+    files = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for _, path in sources(ROOT)}
+    assert [problem for file, code in files.items() for problem in late_imports(file, code)] == []
+    assert circles(ROOT) == []
 
 
 def test_the_repository_is_really_read() -> None:
@@ -155,6 +194,37 @@ def test_each_rule_can_fail(tmp_path: Path, file: str, code: str, problem: str) 
     write(tmp_path, file, code)
     found = violations(tmp_path)
     assert len(found) == 1 and found[0].startswith(f"{file}:") and problem in found[0], found
+
+
+MAIN = 'if __name__ == "__main__":\n    main()\n'
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("def f():\n    import torch\n", "late, but no comment"),
+        ("class A:\n    def f(self):\n        if self:\n            from torch import nn\n", "late, but no comment"),
+        (f"def f():\n    import a, b  # late: heavy\n    import c  # late\n{MAIN}", "one late import"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n", "TYPE_CHECKING"),
+    ],
+)
+def test_each_rule_of_late_imports_can_fail(code: str, problem: str) -> None:
+    found = late_imports("tools/x.py", code)
+    assert len(found) == 1 and problem in found[0]
+
+
+def test_late_imports_with_a_reason_pass() -> None:
+    assert late_imports("tools/x.py", f"import sys\ndef f():\n    import a  # late: heavy\n{MAIN}") == []
+    assert late_imports("data/x.py", "def f():\n    # Late: they are slow.\n    import a\n    import b  # so is this\n") == []
+
+
+def test_a_circle_is_found_however_late_its_imports_are(tmp_path: Path) -> None:
+    write(tmp_path, "data/a.py", "from data.b import f\n")
+    write(tmp_path, "data/b.py", "def f():\n    import data.c\n")
+    write(tmp_path, "data/c.py", "import torch\n")
+    assert circles(tmp_path) == []
+    write(tmp_path, "data/c.py", "from data import a\n")
+    assert circles(tmp_path) == ["data.a", "data.b", "data.c"]
 
 
 def test_what_is_allowed_passes(tmp_path: Path) -> None:
