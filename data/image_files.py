@@ -1,4 +1,4 @@
-"""What reading and writing of pictures share: why a file cannot be read, which way up it is, deep grey values, files that appear whole."""
+"""What all readers of pictures share: why a file cannot be read, which way up it is, grey of more than 8 bit."""
 
 import os
 import struct
