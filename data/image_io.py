@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base as Tag
 from torch import Tensor
 
 from data.image_files import DECODE_ERRORS, UnsuitableError, orientation, read_png_tail, reason, scale_grey
@@ -65,7 +66,7 @@ def image_size(path: str | Path, file: BinaryIO | None = None) -> Size:
     try:
         with Image.open(path if file is None else file) as image:
             # Pillow has begun to give the size of TIFFs, and of no other format, upright.
-            width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            width, height = (image.tag_v2[Tag.ImageWidth], image.tag_v2[Tag.ImageLength]) if image.format == "TIFF" else image.size
             if image.format == "PNG":
                 read_png_tail(image)
             return (width, height) if orientation(image) >= 5 else (height, width)
