@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from data.image_io import to_levels
-from data.pictures import Picture, PictureTable, find_pictures, picture_size, read_picture_crop
-from data.sources import FileOrder, draw_readable, scan_sizes, stream
+from data.image_io import Size, to_levels
+from data.pictures import Picture, PictureTable, find_pictures, picture_sizes, read_picture, usable_pictures
+from data.sources import FileOrder, draw_readable, stream
 from degradations.blur import usm_sharpen
 from degradations.second_order import degrade
 from degradations.stage import Degradation
@@ -53,13 +53,12 @@ class HRCrops(Dataset):
         self.gt_size, self.scale, self.seed = gt_size, scale, seed
         self.use_hflip, self.degradation, self.usm = use_hflip, degradation, usm
         pictures, weights = _weighted_pictures(sources)
-        scan = scan_sizes(lambda i: picture_size(pictures[i]), len(pictures), gt_size, lambda i: pictures[i].name)
-        self._report = scan.report(gt_size)
-        usable = scan.usable.tolist()
+        sizes = picture_sizes(pictures)
+        usable, self._report = usable_pictures(pictures, sizes, gt_size)
         if not usable:
             where = ", ".join(str(path) for path, _ in sources)
             raise ValueError(f"{where}: no usable training image; lower gt_size ({gt_size}) or give larger images\n{self._report}")
-        self.pictures = PictureTable(pictures[i]._replace(size=tuple(scan.sizes[i].tolist())) for i in usable)
+        self.pictures = PictureTable(pictures[i]._replace(size=sizes[i]) for i in usable)
         self._order = FileOrder([weights[i] for i in usable], seed)
 
     def report(self) -> str:
@@ -67,7 +66,7 @@ class HRCrops(Dataset):
         return self._report
 
     def __getitem__(self, n: int) -> dict[str, Any]:
-        file, crop, skipped = draw_readable(self._order, n, lambda file: self._crop(file, n))
+        file, crop, skipped = draw_readable(self._order, n, self._read_crop)
         hr = crop.astype(np.float32) / 255
         if self.usm:
             hr = usm_sharpen(hr)
@@ -76,16 +75,12 @@ class HRCrops(Dataset):
             item["lr"] = to_levels(degrade(hr, stream(self.seed, n, _DEGRADE), self.degradation, self.scale))
         return item
 
-    def _crop(self, file: int, n: int) -> np.ndarray:
-        generator, flipped = stream(self.seed, n, _CROP), False
-
-        def place(height: int, width: int) -> tuple[int, int]:
-            nonlocal flipped
-            top, left, flipped = draw_crop(generator, height - self.gt_size, width - self.gt_size)
-            return top, left
-
-        crop = read_picture_crop(self.pictures[file], self.gt_size, place)
-        return crop[:, ::-1] if flipped and self.use_hflip else crop
+    def _read_crop(self, file: int, n: int) -> np.ndarray:
+        """uint8 (gt_size, gt_size, 3). Raises ValueError as `read_picture` does."""
+        picture = self.pictures[file]
+        top, left, flip = draw_crop(stream(self.seed, n, _CROP), picture.size, self.gt_size)
+        crop = read_picture(picture, (top, left, self.gt_size, self.gt_size))
+        return crop[:, ::-1] if flip and self.use_hflip else crop
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -109,9 +104,10 @@ def check_crop(gt_size: int, scale: int, seed: int) -> None:
         raise ValueError(f"seed (manual_seed) must be at least 0, got {seed}")
 
 
-def draw_crop(generator: np.random.Generator, spare_height: int, spare_width: int) -> tuple[int, int, bool]:
-    """(top, left, flip), uniform: top in 0..spare_height, left in 0..spare_width, flip with probability 1/2."""
-    top, left = int(generator.integers(spare_height + 1)), int(generator.integers(spare_width + 1))
+def draw_crop(generator: np.random.Generator, size: Size, side: int) -> tuple[int, int, bool]:
+    """(top, left, flip), uniform: a square of `side` pixels anywhere in an image of this size, flipped with probability 1/2."""
+    height, width = size
+    top, left = int(generator.integers(height - side + 1)), int(generator.integers(width - side + 1))
     return top, left, bool(generator.random() < 0.5)
 
 

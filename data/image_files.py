@@ -1,4 +1,4 @@
-"""What reading and writing of pictures share: why a file cannot be read, which way up it is, deep grey values, files that appear whole."""
+"""What all readers of pictures share: why a file cannot be read, which way up it is, grey of more than 8 bit."""
 
 import os
 import struct
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
 # Everything that Pillow's decoders are known to raise on damaged bytes (broken PNG chunks, for one, are a SyntaxError).
 DECODE_ERRORS = (
@@ -52,7 +53,7 @@ def orientation(image: Image.Image) -> int:
     Damaged EXIF data counts as upright (1), and so does a number that EXIF does not know: the pixels are still good.
     """
     try:
-        number = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own getexif decodes the picture
+        number = Image.Image.getexif(image).get(Tag.Orientation, 1)  # a PNG's own getexif decodes the picture
     except DECODE_ERRORS:
         return 1
     return int(number) if number in range(1, 9) else 1

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -10,12 +10,18 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base as Tag
 from torch import Tensor
 
-from data.image_files import DECODE_ERRORS, orientation, read_png_tail, reason, scale_grey
+from data.image_files import DECODE_ERRORS, UnsuitableError, orientation, read_png_tail, reason, scale_grey
 from data.whole_files import whole_file
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+Box = tuple[int, int, int, int]
+"""(top, left, height, width) in pixels: a part of an image."""
 
 _LIST_SIZE = re.compile(r"\s+\(\d+\s*,\s*\d+(\s*,\s*\d+)?\)$")
 
@@ -28,40 +34,39 @@ class ImageFile:
     relative: Path
 
 
-def read_image(path: str | Path, file: BinaryIO | None = None) -> np.ndarray:
+def read_image(path: str | Path, file: BinaryIO | None = None, *, size: Size | None = None, box: Box | None = None) -> np.ndarray:
     """Decode a file to uint8 RGB (H, W, 3), upright (EXIF orientation applied).
 
     16-bit files are scaled to 8 bit, grey is repeated in three channels, palettes and CMYK are converted, alpha is dropped and the
     colours below it kept as stored. Of an animation the first frame is read.
 
-    file: the image's bytes where they are no file of their own; then `path` is only what messages call it.
-    Raises: ValueError naming the file and the reason when it is missing, empty, truncated or no image.
-    """
-    return read_crop(path, lambda height, width: (0, 0, height, width), file)
+    Args:
+        file: the image's bytes where they are no file of their own; then `path` is only what messages call it.
+        size: what the upright image measured when it was looked at before.
+        box: the part to return; None is all. The file is decoded whole, so damage anywhere is found, but only the part becomes an
+            array: to copy all of a large photo takes longer than to decode it.
 
-
-def read_crop(path: str | Path, choose: Callable[[int, int], tuple[int, int, int, int]], file: BinaryIO | None = None) -> np.ndarray:
-    """What `read_image` would give of the part (top, left, height, width) that `choose` names when told the image's (height, width).
-
-    The file is decoded once and whole, so damage anywhere is found, but only the part becomes an array: to copy all of a large photo
-    takes longer than to decode it. `choose` may raise UnsuitableError.
-
-    Raises: ValueError as `read_image` does.
+    Raises: ValueError naming the file and the reason when it is missing, empty, truncated, no image or not of that size.
     """
     try:
         with Image.open(path if file is None else file) as image:
             image.load()
-            return _to_rgb_part(_upright(image), choose)
+            upright = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+            height, width = upright.height, upright.width
+            if size not in (None, (height, width)):
+                known = f"{size[1]}x{size[0]} when the run started or its manifest or index was made"
+                raise UnsuitableError(f"{width}x{height} pixels now, but {known}")
+            return _to_rgb(upright, box or (0, 0, height, width))
     except DECODE_ERRORS as error:
         raise ValueError(f"{path}: {reason(path, error)}") from error
 
 
-def image_size(path: str | Path, file: BinaryIO | None = None) -> tuple[int, int]:
+def image_size(path: str | Path, file: BinaryIO | None = None) -> Size:
     """(height, width) in pixels of the upright image, from the header alone. `file` and errors are those of `read_image`."""
     try:
         with Image.open(path if file is None else file) as image:
             # Pillow has begun to give the size of TIFFs, and of no other format, upright.
-            width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            width, height = (image.tag_v2[Tag.ImageWidth], image.tag_v2[Tag.ImageLength]) if image.format == "TIFF" else image.size
             if image.format == "PNG":
                 read_png_tail(image)
             return (width, height) if orientation(image) >= 5 else (height, width)
@@ -107,9 +112,9 @@ def to_uint8(image: Tensor) -> np.ndarray:
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _to_rgb_part(image: Image.Image, choose: Callable[[int, int], tuple[int, int, int, int]]) -> np.ndarray:
-    """The chosen part of a decoded image in any of Pillow's modes, as uint8 RGB (height, width, 3)."""
-    top, left, height, width = choose(image.height, image.width)
+def _to_rgb(image: Image.Image, box: Box) -> np.ndarray:
+    """A part of a decoded image in any of Pillow's modes, as uint8 RGB (height, width, 3)."""
+    top, left, height, width = box
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # scaled whole: whether the values fit is asked of all of them
         grey = scale_grey(image, white=255).astype(np.uint8)[top : top + height, left : left + width]
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -118,10 +123,6 @@ def _to_rgb_part(image: Image.Image, choose: Callable[[int, int], tuple[int, int
     if image.mode in ("P", "PA", "La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
 
 
 def list_images(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:

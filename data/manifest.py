@@ -3,14 +3,16 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import cv2
+from tqdm import tqdm
 
 from data.duplicates import exact_copies, near_copies, perceptual_hash
 from data.image_files import reason
@@ -75,17 +77,15 @@ def measure(file: str, path: str) -> Entry:
     )
 
 
-def measure_all(
-    roots: Sequence[str | Path], manifest: str | Path, *, workers: int, progress: Callable[[Iterable[Entry], int], Iterable[Entry]]
-) -> tuple[list[Entry], int]:
+def measure_all(roots: Sequence[str | Path], manifest: str | Path, *, workers: int) -> tuple[list[Entry], int]:
     """(entries of all images below folders, in natural order of their paths; how many of them had to be read).
 
-    Files whose size and time are those in `manifest`, if it is there, are not read again; unreadable ones are tried once more.
+    Files whose size and time are those in `manifest`, if it is there, are not read again; unreadable ones are tried once more. Shows a
+    progress bar if stderr is a terminal.
 
     Args:
         roots: folders, images or `.txt` lists, as for `list_images`. An image that is named twice counts once.
         workers: processes that read; 0 = this one. The result does not depend on it.
-        progress: given what is being read and how many that will be, passes it on.
 
     Raises: ValueError when a root is missing, the manifest is there but is none, or a process dies.
     """
@@ -94,12 +94,13 @@ def measure_all(
     entries = {path: former[path] for path, file in files.items() if path in former and _unchanged(former[path], file)}
     unread = [path for path in files if path not in entries]
     arguments = [files[path] for path in unread], unread
+    bar = partial(tqdm, total=len(unread), desc="reading", disable=None, dynamic_ncols=True)
     if workers == 0:
-        entries |= {entry.path: entry for entry in progress(map(measure, *arguments), len(unread))}
+        entries |= {entry.path: entry for entry in bar(map(measure, *arguments))}
     else:
         with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
             try:
-                entries |= {entry.path: entry for entry in progress(pool.map(measure, *arguments, chunksize=4), len(unread))}
+                entries |= {entry.path: entry for entry in bar(pool.map(measure, *arguments, chunksize=4))}
             except BrokenProcessPool as error:
                 raise ValueError("a process that reads images was killed, probably for want of memory; use fewer --workers") from error
     return [entries[path] for path in sorted(entries, key=lambda path: natural_key(Path(path)))], len(unread)

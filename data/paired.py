@@ -8,9 +8,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data.hr_crops import check_crop, draw_crop
-from data.image_io import ImageFile, image_size, list_images, read_image, to_levels, to_tensor
-from data.pictures import NameTable
-from data.sources import FileOrder, Scan, draw_readable, scan_sizes, some, stream
+from data.image_io import ImageFile, Size, list_images, read_image, to_levels, to_tensor
+from data.pictures import NameTable, Picture, PictureTable, picture_sizes, read_picture, usable_pictures
+from data.sources import FileOrder, draw_readable, some, stream
 
 Roots = str | Path | Sequence[str | Path]
 Pair = tuple[ImageFile, ImageFile | None]
@@ -35,7 +35,7 @@ class PairedFolder(Dataset):
 
     def __init__(self, dataroot_lq: Roots, dataroot_gt: Roots | None, scale: float) -> None:
         pairs = pair_by_name(dataroot_lq, dataroot_gt)
-        unreadable = _scan_pairs(pairs, scale, smallest=1).unreadable
+        unreadable = [size for size in _hr_sizes(pairs, scale) if isinstance(size, str)]
         if unreadable:
             raise ValueError(f"{len(unreadable)} unreadable images; repair or remove them:{some(unreadable)}")
         self._names = NameTable(_name(lr) for lr, _ in pairs)
@@ -70,12 +70,12 @@ class PairedCrops(Dataset):
         check_crop(gt_size, scale, seed)
         self.gt_size, self.scale, self.seed, self.use_hflip = gt_size, scale, seed, use_hflip
         pairs = pair_by_name(dataroot_lq, dataroot_gt)
-        scan = _scan_pairs(pairs, scale, gt_size)
-        self._report = scan.report(gt_size)
-        usable = [pairs[i] for i in scan.usable.tolist()]
+        sizes, hr = _hr_sizes(pairs, scale), [_picture(hr) for _, hr in pairs if hr is not None]
+        usable, self._report = usable_pictures(hr, sizes, gt_size)
         if not usable:
             raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n{self._report}")
-        self._lr, self._hr = NameTable(str(lr.path) for lr, _ in usable), NameTable(str(hr.path) for _, hr in usable)
+        self._hr = PictureTable(hr[i]._replace(size=sizes[i]) for i in usable)
+        self._lr = PictureTable(_picture(pairs[i][0])._replace(size=(sizes[i][0] // scale, sizes[i][1] // scale)) for i in usable)
         self._order = FileOrder([1.0] * len(usable), seed)
 
     def report(self) -> str:
@@ -83,20 +83,17 @@ class PairedCrops(Dataset):
         return self._report
 
     def __getitem__(self, n: int) -> dict[str, Any]:
-        file, (lr, hr), skipped = draw_readable(self._order, n, self._load)
-        size = self.gt_size // self.scale
-        top, left, flip = draw_crop(stream(self.seed, n, _CROP), lr.shape[0] - size, lr.shape[1] - size)
-        item: dict[str, Any] = {"index": n, "path": self._hr[file], "skipped": skipped}
-        for key, image, factor in (("hr", hr, self.scale), ("lr", lr, 1)):
-            crop = image[top * factor : (top + size) * factor, left * factor : (left + size) * factor]
-            item[key] = to_levels(crop[:, ::-1] if flip and self.use_hflip else crop)
-        return item
+        file, (lr, hr), skipped = draw_readable(self._order, n, self._read_crops)
+        return {"hr": to_levels(hr), "lr": to_levels(lr), "index": n, "path": self._hr[file].name, "skipped": skipped}
 
-    def _load(self, file: int) -> tuple[np.ndarray, np.ndarray]:
-        lr, hr = read_image(self._lr[file]), read_image(self._hr[file])
-        if hr.shape[:2] != (lr.shape[0] * self.scale, lr.shape[1] * self.scale) or min(hr.shape[:2]) < self.gt_size:
-            raise ValueError(f"{self._hr[file]}: its size changed since the start of the run")
-        return lr, hr
+    def _read_crops(self, file: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """LR and HR, uint8 (side, side, 3). Raises ValueError as `read_picture` does."""
+        picture, scale = self._lr[file], self.scale
+        side = self.gt_size // scale
+        top, left, flip = draw_crop(stream(self.seed, n, _CROP), picture.size, side)
+        lr = read_picture(picture, (top, left, side, side))
+        hr = read_picture(self._hr[file], (top * scale, left * scale, self.gt_size, self.gt_size))
+        return (lr[:, ::-1], hr[:, ::-1]) if flip and self.use_hflip else (lr, hr)
 
 
 def pair_by_name(dataroot_lq: Roots, dataroot_gt: Roots | None) -> list[Pair]:
@@ -132,22 +129,25 @@ def _name(file: ImageFile) -> str:
     return file.relative.with_suffix("").as_posix()
 
 
-def _scan_pairs(pairs: Sequence[Pair], scale: float, smallest: int) -> Scan:
-    """Headers of all pairs: HR sizes (LR sizes where there is no HR). Raises ValueError when an HR is not exactly scale times its LR."""
-    wrong: dict[int, str] = {}
+def _picture(file: ImageFile) -> Picture:
+    return Picture(str(file.path), str(file.path))
 
-    def size(index: int) -> tuple[int, int]:
-        lr, hr = pairs[index]
-        lr_size = image_size(lr.path)
-        if hr is None:
-            return lr_size
-        hr_size = image_size(hr.path)
+
+def _hr_sizes(pairs: Sequence[Pair], scale: float) -> list[Size | str]:
+    """`picture_sizes` of HR (of LR where there is no HR); of an unreadable LR its reason stands there.
+
+    Raises: ValueError when an HR is not exactly `scale` times its LR.
+    """
+    sizes = picture_sizes([_picture(file) for file, _ in pairs] + [_picture(file) for _, file in pairs if file is not None])
+    lr_sizes, hr_sizes = sizes[: len(pairs)], sizes[-len(pairs) :]
+    found: list[Size | str] = []
+    wrong: list[str] = []
+    for (lr, hr), lr_size, hr_size in zip(pairs, lr_sizes, hr_sizes, strict=True):
+        found.append(lr_size if isinstance(lr_size, str) else hr_size)
+        if hr is None or isinstance(found[-1], str):
+            continue
         if hr_size != (round(lr_size[0] * scale), round(lr_size[1] * scale)):
-            sizes = f"LR {lr_size[1]}x{lr_size[0]}, HR {hr_size[1]}x{hr_size[0]}"
-            wrong[index] = f"{lr.path} and {hr.path}: {sizes}"
-        return hr_size
-
-    scan = scan_sizes(size, len(pairs), smallest, lambda index: str((pairs[index][1] or pairs[index][0]).path))
+            wrong.append(f"{lr.path} and {hr.path}: LR {lr_size[1]}x{lr_size[0]}, HR {hr_size[1]}x{hr_size[0]}")
     if wrong:
-        raise ValueError(f"HR must be exactly {scale} times LR; {len(wrong)} pairs are not:{some([wrong[i] for i in sorted(wrong)])}")
-    return scan
+        raise ValueError(f"HR must be exactly {scale} times LR; {len(wrong)} pairs are not:{some(wrong)}")
+    return found

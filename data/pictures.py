@@ -1,7 +1,8 @@
 """Where training images are, whichever kind of source they come from: folders, files and lists, manifests, shards."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data import manifest
-from data.image_files import UnsuitableError, reason
-from data.image_io import image_size, list_images, read_crop
+from data.image_files import reason
+from data.image_io import Box, Size, image_size, list_images, read_image
 from data.shards import shard_members, shard_paths
+from data.sources import progress_bar, some
 
 
 class Picture(NamedTuple):
@@ -25,8 +27,8 @@ class Picture(NamedTuple):
     """Where its bytes begin in that file."""
     num_bytes: int | None = None
     """How many they are; None: it is a file of its own."""
-    size: tuple[int, int] | None = None
-    """(height, width) in pixels where a manifest or an index knows them."""
+    size: Size | None = None
+    """Where a manifest or an index knows it, or somebody has looked."""
 
 
 class NameTable(Sequence[str]):
@@ -93,24 +95,57 @@ def find_pictures(root: str | Path) -> list[Picture]:
     return found
 
 
-def picture_size(picture: Picture) -> tuple[int, int]:
-    """(height, width): what is known, else read from the header. Raises ValueError as `image_size` does."""
-    return picture.size or image_size(picture.name, _bytes_of(picture))
+def picture_sizes(pictures: Sequence[Picture]) -> list[Size | str]:
+    """The size of every picture: what is known, else from its header, in threads. Where that cannot be read, "path: reason" instead."""
+
+    def look(part: Sequence[Picture]) -> list[Size | str]:
+        seen: list[Size | str] = []
+        for picture in part:
+            try:
+                seen.append(picture.size or image_size(picture.name, _bytes_of(picture)))
+            except ValueError as error:
+                seen.append(str(error))
+        return seen
+
+    total = len(pictures)
+    some_at_once = min(64, total // 32 + 1)  # to pass pictures to threads one by one takes longer than to look at them
+    parts = [pictures[start : start + some_at_once] for start in range(0, total, some_at_once)]
+    sizes: list[Size | str] = []
+    with ThreadPoolExecutor(max_workers=8) as pool, progress_bar(total, "image sizes", "image") as bar:
+        for found in pool.map(look, parts):
+            sizes += found
+            bar.update(len(found))
+    return sizes
 
 
-def read_picture_crop(picture: Picture, side: int, choose: Callable[[int, int], tuple[int, int]]) -> np.ndarray:
-    """uint8 RGB (side, side, 3) at the (top, left) that `choose` returns when told the (height, width) of the picture.
+def usable_pictures(pictures: Sequence[Picture], sizes: Sequence[Size | str], smallest: int) -> tuple[list[int], str]:
+    """(indices of the usable pictures, a report that counts all and names the first of those left out).
 
-    Raises: ValueError naming the picture when it cannot be read or has not the size that was known of it.
+    sizes: of `picture_sizes`. smallest: side in pixels that a usable picture has at least.
     """
+    unreadable = [size for size in sizes if isinstance(size, str)]
+    usable: list[int] = []
+    too_small: list[str] = []
+    for index, size in enumerate(sizes):
+        if isinstance(size, str):
+            continue
+        if min(size) >= smallest:
+            usable.append(index)
+        else:
+            too_small.append(f"{pictures[index].name}: {size[1]}x{size[0]}")
+    lines = [f"{len(usable)} of {len(sizes)} images usable"]
+    for problems, what in ((too_small, f"too small (a side under {smallest} px)"), (unreadable, "unreadable")):
+        if problems:
+            lines.append(f"{len(problems)} {what}, left out:{some(problems)}")
+    return usable, "\n".join(lines)
 
-    def part(height: int, width: int) -> tuple[int, int, int, int]:
-        if picture.size not in (None, (height, width)):
-            known = f"{picture.size[1]}x{picture.size[0]}"
-            raise UnsuitableError(f"{width}x{height} pixels now, but {known} when the run started or its manifest or index was made")
-        return (*choose(height, width), side, side)
 
-    return read_crop(picture.name, part, _bytes_of(picture))
+def read_picture(picture: Picture, box: Box) -> np.ndarray:
+    """uint8 RGB (height, width, 3): a part of a picture of known size.
+
+    Raises: ValueError naming the picture when it cannot be read or has another size by now.
+    """
+    return read_image(picture.name, _bytes_of(picture), size=picture.size, box=box)
 
 
 def _bytes_of(picture: Picture) -> BytesIO | None:

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from braceexpand import braceexpand
+
 from data.image_files import reason
 from data.image_io import IMAGE_EXTENSIONS, image_size, list_images
 from data.records import check_fields, read_records, write_records
@@ -62,8 +64,6 @@ def shard_paths(root: str | Path) -> list[Path]:
         raise ValueError(f"{root}: shards are read at random, so they must be on a disk or a mounted file system, not behind a URL")
     if not text.endswith(".tar"):
         raise ValueError(f"{root}: a compressed tar cannot be read at random; unpack it to .tar (images are compressed anyway)")
-    from braceexpand import braceexpand
-
     try:
         shards = [path] if path.exists() else [Path(name) for name in braceexpand(text)]
     except ValueError as error:
@@ -144,7 +144,7 @@ def write_shards(images: Iterable[tuple[str, Mapping[str, Any]]], folder: str | 
 
     Raises: ValueError when the folder holds something, a file is missing or the disk is full.
     """
-    from webdataset import ShardWriter
+    from webdataset import ShardWriter  # late: 0.1 s that a training, which only reads shards, does without
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

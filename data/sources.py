@@ -1,8 +1,6 @@
-"""Which file the n-th training sample comes from, and what was wrong with the files that were left out."""
+"""Which file the n-th training sample comes from, and another one where that cannot be read."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -77,8 +75,8 @@ def _whole_shares(shares: Sequence[float]) -> np.ndarray:
     return whole
 
 
-def draw_readable(order: FileOrder, n: int, load: Callable[[int], Loaded]) -> tuple[int, Loaded, list[str]]:
-    """(file index, what `load` made of it, "path: reason" of each file that failed before it) for sample n.
+def draw_readable(order: FileOrder, n: int, load: Callable[[int, int], Loaded]) -> tuple[int, Loaded, list[str]]:
+    """(file index, what `load(file index, n)` returned, "path: reason" of each file that failed before it) for sample n.
 
     Raises: ValueError naming the files when MAX_ATTEMPTS in a row cannot be read.
     """
@@ -86,7 +84,7 @@ def draw_readable(order: FileOrder, n: int, load: Callable[[int], Loaded]) -> tu
     for attempt in range(MAX_ATTEMPTS):
         index = order.file(n, attempt)
         try:
-            return index, load(index), skipped
+            return index, load(index, n), skipped
         except ValueError as error:
             skipped.append(str(error))
     named = some(skipped, MAX_ATTEMPTS)
@@ -97,55 +95,6 @@ def some(lines: Sequence[str], shown: int = 5) -> str:
     """The first few lines, indented below a heading, and how many more there are."""
     rest = [f"... and {len(lines) - shown} more"] if len(lines) > shown else []
     return "".join(f"\n  {line}" for line in [*lines[:shown], *rest])
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """What a look at the headers found. It names every file that is left out, so a dataset keeps no more of it than its `report`."""
-
-    sizes: np.ndarray
-    """(files, 2) int64: height and width of each file, 0 where it is unreadable."""
-    usable: np.ndarray
-    """Indices of the files to use, ascending."""
-    too_small: tuple[str, ...]
-    unreadable: tuple[str, ...]
-
-    def report(self, smallest: int) -> str:
-        """Readable summary; `smallest` is the side in pixels that was asked for."""
-        lines = [f"{len(self.usable)} of {len(self.sizes)} images usable"]
-        for problems, what in ((self.too_small, f"too small (a side under {smallest} px)"), (self.unreadable, "unreadable")):
-            if problems:
-                lines.append(f"{len(problems)} {what}, left out:{some(problems)}")
-        return "\n".join(lines)
-
-
-def scan_sizes(sizes: Callable[[int], tuple[int, int]], total: int, smallest: int, name: Callable[[int], str]) -> Scan:
-    """Ask `sizes(index)` for (height, width) of every file, in threads, and sort the files by what came back.
-
-    A ValueError from `sizes` (its text names the file) makes a file unreadable; a side under `smallest` makes it too small.
-    """
-
-    def look(indices: range) -> list[tuple[int, int] | str]:
-        seen: list[tuple[int, int] | str] = []
-        for index in indices:
-            try:
-                seen.append(sizes(index))
-            except ValueError as error:
-                seen.append(str(error))
-        return seen
-
-    some_at_once = min(64, total // 32 + 1)  # to pass files to threads one by one takes longer than to look at them
-    parts = [range(start, min(start + some_at_once, total)) for start in range(0, total, some_at_once)]
-    seen: list[tuple[int, int] | str] = []
-    with ThreadPoolExecutor(max_workers=8) as pool, progress_bar(total, "image sizes", "image") as bar:
-        for found in pool.map(look, parts):
-            seen += found
-            bar.update(len(found))
-    table = np.array([(0, 0) if isinstance(size, str) else size for size in seen], dtype=np.int64).reshape(-1, 2)
-    shorter = table.min(axis=1)
-    small = np.flatnonzero((shorter > 0) & (shorter < smallest))
-    too_small = tuple(f"{name(i)}: {table[i, 1]}x{table[i, 0]}" for i in small.tolist())
-    return Scan(table, np.flatnonzero(shorter >= max(smallest, 1)), too_small, tuple(size for size in seen if isinstance(size, str)))
 
 
 def progress_bar(total: int, what: str, unit: str) -> tqdm:

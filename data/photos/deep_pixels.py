@@ -6,10 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.ExifTags import Base as Tag
 
 from data.image_files import UnsuitableError
-
-BITS, PHOTOMETRIC, STRIPS, ORIENTATION, STRIP_BYTES, PLANES, EXTRA = 258, 262, 273, 274, 279, 284, 338  # TIFF tags
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +48,8 @@ def deep_channels(image: Image.Image) -> str:
         return raw.removesuffix(";16B")
     if image.format == "PPM" and image.mode == "RGB" and ppm_white(image) > 255:
         return "RGB"
-    if image.format == "TIFF" and image.mode in ("RGB", "RGBA") and set(image.tag_v2.get(BITS, ())) == {16}:
-        return {0: "RGBX", 1: "RGBa"}.get(image.tag_v2.get(EXTRA, (2,))[0], image.mode)
+    if image.format == "TIFF" and image.mode in ("RGB", "RGBA") and set(image.tag_v2.get(Tag.BitsPerSample, ())) == {16}:
+        return {0: "RGBX", 1: "RGBa"}.get(image.tag_v2.get(Tag.ExtraSamples, (2,))[0], image.mode)
     return ""
 
 
@@ -83,22 +82,23 @@ def read_deep(path: str | Path, channels: str, white: int, shallow: Samples) -> 
 def is_planar(image: Image.Image) -> bool:
     """True for 16-bit TIFFs with one plane behind the other, uncompressed: Pillow takes them for 8 bit, cv2 for interleaved."""
     tags = image.tag_v2
-    return tags.get(PLANES) == 2 and image.info["compression"] == "raw" and set(tags.get(BITS, ())) == {16}
+    return tags.get(Tag.PlanarConfiguration) == 2 and image.info["compression"] == "raw" and set(tags.get(Tag.BitsPerSample, ())) == {16}
 
 
 def read_planar(image: Image.Image, path: str | Path) -> Samples:
     """The samples of an `is_planar` TIFF, upright. Raises UnsuitableError for CMYK and tiles, ValueError when it is truncated."""
     tags = image.tag_v2
-    if tags[PHOTOMETRIC] > 2 or STRIPS not in tags:
+    if tags[Tag.PhotometricInterpretation] > 2 or Tag.StripOffsets not in tags:
         raise UnsuitableError("a 16-bit TIFF whose channels are stored one after the other; save it with interleaved channels")
     strips = []
     with open(path, "rb") as file:
-        for offset, size in zip(tags[STRIPS], tags[STRIP_BYTES], strict=True):
+        for offset, size in zip(tags[Tag.StripOffsets], tags[Tag.StripByteCounts], strict=True):
             file.seek(offset)
             strips.append(file.read(size))
-    planes = np.frombuffer(b"".join(strips), dtype="<u2" if tags.prefix == b"II" else ">u2").reshape(-1, tags[257], tags[256])
-    array = upright(planes.astype(np.uint16).transpose(1, 2, 0), tags.get(ORIENTATION, 1))
-    return _arranged(65535 - array if tags[PHOTOMETRIC] == 0 else array, deep_channels(image))
+    samples = np.frombuffer(b"".join(strips), dtype="<u2" if tags.prefix == b"II" else ">u2")
+    planes = samples.reshape(-1, tags[Tag.ImageLength], tags[Tag.ImageWidth])
+    array = upright(planes.astype(np.uint16).transpose(1, 2, 0), tags.get(Tag.Orientation, 1))
+    return _arranged(65535 - array if tags[Tag.PhotometricInterpretation] == 0 else array, deep_channels(image))
 
 
 def _stretched(array: np.ndarray, white: int) -> np.ndarray:

@@ -17,10 +17,11 @@ from PIL import (
     UnidentifiedImageError,
     WebPImagePlugin,
 )
+from PIL.ExifTags import Base as Tag
 
 from data.image_files import UnsuitableError, scale_grey
 from data.photos.color_profiles import to_srgb
-from data.photos.deep_pixels import BITS, PHOTOMETRIC, Samples, deep_channels, is_planar, ppm_white, read_deep, read_planar, split
+from data.photos.deep_pixels import Samples, deep_channels, is_planar, ppm_white, read_deep, read_planar, split
 
 # How a file of a format begins -> what opens it.
 _OPENERS = {
@@ -32,7 +33,6 @@ _OPENERS = {
     rb"GIF8[79]a": GifImagePlugin.GifImageFile,
     rb"P[1-6]\s": PpmImagePlugin.PpmImageFile,
 }
-_WIDTH, _HEIGHT = 256, 257  # TIFF tags
 
 # Pillow's modes that are not samples yet -> what they are turned into.
 _PLAIN_MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
@@ -75,7 +75,7 @@ def read_samples(image: Image.Image, path: str | Path, cmyk_profile: bytes | Non
         if is_planar(image):
             return read_planar(image, path)
         # Pillow checks a TIFF's size once more when it makes room for the pixels, so the room is made here.
-        image.im = Image.new(image.mode, (image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]), None).im
+        image.im = Image.new(image.mode, (image.tag_v2[Tag.ImageWidth], image.tag_v2[Tag.ImageLength]), None).im
     image.load()
     samples = _from_pillow(image, cmyk_profile)
     if channels:
@@ -100,9 +100,10 @@ def _deep_grey(image: Image.Image) -> np.ndarray:
     """(H, W) uint16 of 12- and 16-bit, 32-bit integer or float grey. Raises UnsuitableError as `scale_grey` does."""
     tags = image.tag_v2 if image.format == "TIFF" else {}
     grey = np.asarray(image) if image.mode.startswith("I;16") else scale_grey(image, white=65535)
-    if tags.get(BITS) == (12,):
+    if tags.get(Tag.BitsPerSample) == (12,):
         grey = (grey.astype(np.uint32) * 65535 + 2047) // 4095
-    return (65535 - grey if tags.get(PHOTOMETRIC) == 0 else grey).astype(np.uint16)  # 0: white is zero, which Pillow forgets here
+    white_is_zero = tags.get(Tag.PhotometricInterpretation) == 0  # which Pillow forgets here
+    return (65535 - grey if white_is_zero else grey).astype(np.uint16)
 
 
 def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:

@@ -1,7 +1,9 @@
 """All kinds of sources give the same samples; start-up opens no image whose size is known; what changed since is found when it is read."""
 
+import io
 import os
 import pickle
+import sys
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -12,13 +14,14 @@ import torch
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader
 
+from data import sources
 from data.duplicates import perceptual_hash
 from data.hr_crops import HRCrops, collate
-from data.image_io import read_crop, read_image
+from data.image_io import read_image
 from data.loading import endless_batches
 from data.manifest import Entry, measure_all, select, write_manifest
 from data.paired import PairedCrops, PairedFolder
-from data.pictures import NameTable, Picture, PictureTable, find_pictures
+from data.pictures import NameTable, Picture, PictureTable, find_pictures, picture_sizes, usable_pictures
 from data.sampler import ShardedSampler
 from data.shards import index_path, shard_paths, write_index
 from degradations.stage import Degradation
@@ -31,7 +34,7 @@ def crops(*roots: Path | str | tuple, **changes: object) -> HRCrops:
 
 
 def manifest_of(folder: Path, path: Path, **filters: object) -> Path:
-    entries, _ = measure_all([folder], path, workers=0, progress=lambda items, total: items)
+    entries, _ = measure_all([folder], path, workers=0)
     chosen = {"min_side": 0, "min_sharpness": 0.0, "drop_duplicates": False} | filters
     write_manifest(path, select(entries, **chosen)[0])
     return path
@@ -204,9 +207,58 @@ def test_datasets_go_to_other_processes_whole_and_small(tmp_path: Path, monkeypa
             assert received.report() == dataset.report() and "300 too small" in received.report()
 
 
+def known(total: int, first_width: int = 1) -> list[Picture]:
+    """0.png, 1.png ... of height 5000 and width first_width, first_width + 1 ..."""
+    return [Picture(f"{index}.png", f"{index}.png", size=(5000, first_width + index)) for index in range(total)]
+
+
+def test_report_counts_all_and_names_the_first_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = known(10, 10) + [Picture(f"{index}.png", f"{index}.png") for index in (10, 11)]
+    for picture in pictures[10:]:
+        Path(picture.file).touch()
+    usable, report = usable_pictures(pictures, picture_sizes(pictures), 17)
+    assert usable == [7, 8, 9]
+    assert report.splitlines() == [
+        "3 of 12 images usable",
+        "7 too small (a side under 17 px), left out:",
+        *[f"  {index}.png: {10 + index}x5000" for index in range(5)],
+        "  ... and 2 more",
+        "2 unreadable, left out:",
+        "  10.png: the file is empty (0 bytes)",
+        "  11.png: the file is empty (0 bytes)",
+    ]
+
+
+@pytest.mark.parametrize("total", [0, 1, 31, 1000, 3001])
+def test_every_file_is_looked_at_once_in_its_place(total: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("data.pictures.image_size", lambda name, _: asked.append(name) or (int(name), 5000))
+    pictures = [Picture(str(index), str(index)) for index in range(total)]
+    assert picture_sizes(pictures) == [(index, 5000) for index in range(total)]
+    assert sorted(asked, key=int) == [str(index) for index in range(total)]
+    assert usable_pictures(pictures, picture_sizes(pictures), 1)[0] == list(range(1, total))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "delay", "shown"), [(Terminal, 0.0, True), (Terminal, sources.BAR_DELAY, False), (io.StringIO, 0.0, False)]
+)
+def test_a_long_look_shows_a_bar_on_a_terminal(stream: type, delay: float, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr(sources, "BAR_DELAY", delay)
+    picture_sizes(known(3000))
+    assert ("image sizes: 100%" in sys.stderr.getvalue() and "3000/3000" in sys.stderr.getvalue()) == shown
+    assert shown or sys.stderr.getvalue() == ""
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_crop_is_a_part_of_the_whole_image(tmp_path: Path, mode: str, orientation: int) -> None:
+def test_a_box_is_a_part_of_the_whole_image(tmp_path: Path, mode: str, orientation: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x112] = orientation
@@ -214,17 +266,31 @@ def test_a_crop_is_a_part_of_the_whole_image(tmp_path: Path, mode: str, orientat
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     (Image.fromarray(picture[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)).save(path, exif=exif)
     whole = read_image(path)
-    told = []
-    part = read_crop(path, lambda height, width: told.append((height, width)) or (3, 4, 10, 12))
-    assert np.array_equal(part, whole[3:13, 4:16]) and told == [whole.shape[:2]] and part.dtype == np.uint8
+    part = read_image(path, size=whole.shape[:2], box=(3, 4, 10, 12))
+    assert np.array_equal(part, whole[3:13, 4:16]) and part.dtype == np.uint8
     assert whole.shape == ((30, 20, 3) if orientation == 6 else (20, 30, 3))
+    with pytest.raises(ValueError, match=rf"{path.name}: {whole.shape[1]}x{whole.shape[0]} pixels now, but 8x7 when the run started"):
+        read_image(path, size=(7, 8), box=(3, 4, 10, 12))
+
+
+def test_the_box_and_the_flip_are_those_that_the_stream_of_the_sample_gives(folder: Path, tmp_path: Path) -> None:
+    """Truth: numpy's generator of [seed, n, 1], asked for top, left and flip in this order; and the pixels say where they come from."""
+    tar_of(folder, tmp_path / "s.tar")
+    for root in (folder, manifest_of(folder, tmp_path / "m.jsonl"), tmp_path / "s.tar"):
+        dataset = crops(root, seed=3)
+        for n in range(40):
+            item, generator = dataset[n], np.random.default_rng([3, n, 1])
+            number = int(Path(item["path"]).stem)
+            top, left = generator.integers(40 + 5 * number - 32 + 1), generator.integers(70 - 5 * number - 32 + 1)
+            truth = located(256, 256, number)[top : top + 32, left : left + 32]
+            assert np.array_equal(item["hr"].permute(1, 2, 0).numpy(), truth[:, ::-1] if generator.random() < 0.5 else truth)
 
 
 def test_manifest_entries_describe_what_is_drawn(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     image = read_image(folder / "0.png")
     luma = np.asarray(Image.fromarray(image).convert("L"))
-    entries, _ = measure_all([folder], path, workers=0, progress=lambda items, total: items)
+    entries, _ = measure_all([folder], path, workers=0)
     assert isinstance(entries[0], Entry) and (entries[0].height, entries[0].width) == image.shape[:2]
     differing = int(entries[0].perceptual_hash, 16) ^ int(perceptual_hash(luma), 16)
     assert differing.bit_count() <= 6  # Pillow's luma rounds otherwise than OpenCV's

@@ -1,11 +1,8 @@
-import io
-import sys
 from collections import Counter
 
 import pytest
 
-from data import sources
-from data.sources import FileOrder, draw_readable, scan_sizes
+from data.sources import FileOrder, draw_readable
 
 
 def order(weights: list[float], count: int, seed: int = 0, start: int = 0) -> list[int]:
@@ -49,15 +46,15 @@ def test_a_tiny_weight_is_still_drawn() -> None:
 
 
 def test_unreadable_files_are_named_and_replaced_the_same_way_every_time() -> None:
-    def load(file: int) -> str:
+    def load(file: int, n: int) -> str:
         if file % 2:
             raise ValueError(f"{file}.png: broken")
-        return f"pixels of {file}"
+        return f"pixels of {file} for sample {n}"
 
     files = FileOrder([1.0] * 8, seed=5)
     runs = [[draw_readable(files, n, load) for n in range(16)] for _ in range(2)]
     assert runs[0] == runs[1]
-    assert all(loaded == f"pixels of {file}" and file % 2 == 0 for file, loaded, _ in runs[0])
+    assert all(loaded == f"pixels of {file} for sample {n}" and file % 2 == 0 for n, (file, loaded, _) in enumerate(runs[0]))
     first = [files.file(n) for n in range(16)]
     assert [bool(skipped) for _, _, skipped in runs[0]] == [file % 2 == 1 for file in first]
     assert all(skipped[0] == f"{first[n]}.png: broken" for n, (_, _, skipped) in enumerate(runs[0]) if skipped)
@@ -66,7 +63,7 @@ def test_unreadable_files_are_named_and_replaced_the_same_way_every_time() -> No
 def test_ten_failures_in_a_row_stop_the_run_and_name_the_files() -> None:
     tried: list[int] = []
 
-    def load(file: int) -> None:
+    def load(file: int, n: int) -> None:
         tried.append(file)
         raise ValueError(f"{file}.png: gone")
 
@@ -77,51 +74,8 @@ def test_ten_failures_in_a_row_stop_the_run_and_name_the_files() -> None:
 
 
 def test_other_errors_are_not_taken_for_bad_files() -> None:
-    def load(file: int) -> None:
+    def load(file: int, n: int) -> None:
         raise MemoryError
 
     with pytest.raises(MemoryError):
         draw_readable(FileOrder([1.0], seed=0), 0, load)
-
-
-def test_report_counts_all_and_names_the_first_few() -> None:
-    def size(index: int) -> tuple[int, int]:
-        if index >= 10:
-            raise ValueError(f"{index}.png: the file is empty (0 bytes)")
-        return (64, 10 + index)
-
-    scan = scan_sizes(size, 12, 17, lambda index: f"{index}.png")
-    assert scan.usable.tolist() == [7, 8, 9] and scan.sizes.tolist() == [[64, 10 + index] for index in range(10)] + [[0, 0]] * 2
-    assert scan.report(17).splitlines() == [
-        "3 of 12 images usable",
-        "7 too small (a side under 17 px), left out:",
-        *[f"  {index}.png: {10 + index}x64" for index in range(5)],
-        "  ... and 2 more",
-        "2 unreadable, left out:",
-        "  10.png: the file is empty (0 bytes)",
-        "  11.png: the file is empty (0 bytes)",
-    ]
-
-
-@pytest.mark.parametrize("total", [0, 1, 31, 1000, 3001])
-def test_every_file_is_looked_at_once_in_its_place(total: int) -> None:
-    asked: list[int] = []
-    scan = scan_sizes(lambda index: asked.append(index) or (index + 1, 5000), total, 1, str)
-    assert sorted(asked) == list(range(total)) and scan.usable.tolist() == list(range(total))
-    assert scan.sizes.tolist() == [[index + 1, 5000] for index in range(total)]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("stream", "delay", "shown"), [(Terminal, 0.0, True), (Terminal, sources.BAR_DELAY, False), (io.StringIO, 0.0, False)]
-)
-def test_a_long_scan_shows_a_bar_on_a_terminal(stream: type, delay: float, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", stream())
-    monkeypatch.setattr(sources, "BAR_DELAY", delay)
-    scan_sizes(lambda index: (64, 64), 3000, 17, str)
-    assert ("image sizes: 100%" in sys.stderr.getvalue() and "3000/3000" in sys.stderr.getvalue()) == shown
-    assert shown or sys.stderr.getvalue() == ""

@@ -3,17 +3,18 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from skimage import data
 
 from degradations.blur import usm_sharpen
 from degradations.second_order import degrade
 from degradations.stage import Degradation, DegradationStage
-from tools.preview_degradations import MARGIN, build_sheet, centre_crop, main, parse_arguments
+from tools.figures.degradations import MARGIN, build_sheet, centre_crop
+from tools.preview_degradations import main, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,21 +74,16 @@ def test_text_is_never_cut_off():
         assert (sheet[row * cell_height - MARGIN : row * cell_height] == 255).all()
 
 
-def test_options_give_degradation_scale_and_usm(photo, tmp_path, monkeypatch):
+def test_options_give_degradation_scale_and_usm(photo, tmp_path):
     weak = DegradationStage(jpeg_range=(95, 95), noise_range=(1, 1), gaussian_noise_prob=1)
     degradation = Degradation(stages=(weak, weak))
-    seen = []
-
-    def load_train_options(path: str) -> SimpleNamespace:
-        seen.append(path)
-        return SimpleNamespace(degradation=degradation, scale=2, datasets=SimpleNamespace(train=SimpleNamespace(gt_usm=True)))
-
-    monkeypatch.setitem(sys.modules, "options", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "options.d3sr", SimpleNamespace(load_train_options=load_train_options))
+    stage = {"jpeg_range": [95, 95], "noise_range": [1, 1], "gaussian_noise_prob": 1}
+    changes = {"scale": 2, "datasets": {"train": {"gt_usm": True}}, "degradation": {"stages": [stage, stage]}}
+    options = tmp_path / "my.yml"
+    options.write_text(yaml.safe_dump({"base": str(ROOT / "options" / "train.yml"), **changes}))
     out = tmp_path / "sheet.png"
-    main([str(photo), "-o", str(out), "-n", "1", "--crop", "100", "-opt", "my.yml"])
+    main([str(photo), "-o", str(out), "-n", "1", "--crop", "100", "-opt", str(options)])
     hr = usm_sharpen(data.astronaut()[25:125, 150:250].astype(np.float32) / 255)
-    assert seen == ["my.yml"]
     assert holds(read(out), enlarged(degrade(hr, np.random.default_rng([0, 0]), degradation, 2), 6))
 
 
