@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.autoencoders import Autoencoder, SharedAutoencoder
 from models.backbones import (
-    Autoencoder,
-    SharedAutoencoder,
     base_weights,
     cast,
     load_alphas_cumprod,
@@ -312,8 +311,7 @@ def _read_generator_tensors(path: str | Path) -> dict[str, Tensor]:
 def cast_weights(generator: Generator, dtype: torch.dtype) -> Generator:
     """Weights to `dtype`, but for the noise schedule and the whitening of a block transform, which stay float32."""
     cast(generator.unet, dtype)
-    if any(True for _ in generator.autoencoder.parameters()):
-        cast(generator.autoencoder, dtype)
+    generator.autoencoder.to_precision(dtype)
     return generator
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from models.backbones import SharedAutoencoder, meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
+from models.autoencoders import SharedAutoencoder
+from models.backbones import meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
 from models.configs import KNOWN, known_model
 from models.discriminator import Discriminator, prepare_trunk
 from models.generator import CONFIG_FILE, GENERATOR_FILE, Generator, base_of, read_generator_config

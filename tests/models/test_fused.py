@@ -5,7 +5,8 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
-from models.backbones import Autoencoder, SharedAutoencoder, new_autoencoder, new_unet
+from models.autoencoders import Autoencoder, SharedAutoencoder
+from models.backbones import new_autoencoder, new_unet
 from models.configs import BLOCK_TRANSFORM
 from models.diffusion import scaled_linear_alphas_cumprod
 from models.fused import compile_networks, fuse

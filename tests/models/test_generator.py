@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 
-from models.backbones import Autoencoder, new_autoencoder
+from models.autoencoders import Autoencoder
+from models.backbones import new_autoencoder
 from models.configs import BLOCK_TRANSFORM
 from models.generator import Generator, build_generator
 from tests.tiny_models import SCHEDULE, disturb_lora, noise_like, picture
