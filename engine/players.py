@@ -10,7 +10,6 @@ from engine.distributed import World, dtype_of, shard_frozen
 from engine.optimization import MovingAverage, build_adamw
 from engine.run import Run
 from losses.perceptual import build_perceptual
-from models.backbones import heavy_layers
 from models.discriminator import Discriminator, build_discriminator
 from models.generator import Generator, base_fingerprint, build_generator, load_trained
 from models.noising import NOISINGS, NoiseAware
@@ -40,11 +39,11 @@ def build_players(options: TrainOptions, world: World) -> tuple[Generator, Discr
         head_channels=d.head_channels, image_size=options.datasets.train.gt_size, **dataclasses.asdict(d.lora),
         prompt_tokens=d.prompt_tokens, prompt_init=d.prompt_init, prompt_std=d.prompt_std, dtype=dtype, seed=seed + 1,
     )  # fmt: skip
-    judged, made = discriminator.trunk.config.in_channels, generator.autoencoder.latent_channels
+    judged, made = discriminator.in_channels, generator.autoencoder.latent_channels
     if judged != made:
         raise ValueError(f"network_d.pretrained: '{d.pretrained}' judges latents of {judged} channels, the generator makes {made}")
     if d.shard and world.size > 1:
-        shard_frozen(discriminator, heavy_layers(discriminator.trunk), world)
+        shard_frozen(discriminator, discriminator.heavy_layers(), world)
     else:
         discriminator.to(world.device, memory_format=torch.channels_last)
     return generator, discriminator

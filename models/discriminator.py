@@ -7,7 +7,7 @@ and diffusion-GAN ones of Table 6.
 import torch
 from torch import Tensor, nn
 
-from models.backbones import load_trunk, needs_pooled_condition, pooled_width, trunk_features
+from models.backbones import heavy_layers, load_trunk, needs_pooled_condition, pooled_width, trunk_features
 from models.lora import LORA_TARGETS, add_lora
 from models.precision import without_autocast
 from models.prompt import initial_prompt
@@ -72,6 +72,15 @@ class Discriminator(nn.Module):
         if self.pooled_embedding is None:
             return None
         return {"text_embeds": self.pooled_embedding.to(dtype).expand(count, -1), "time_ids": self.time_ids.expand(count, -1)}
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the latents that it judges."""
+        return self.trunk.config.in_channels
+
+    def heavy_layers(self) -> list[nn.Module]:
+        """Pieces of a few percent each that hold nearly all frozen weights, none inside another: what sharding spreads."""
+        return heavy_layers(self.trunk)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes, by name: adapters or the whole trunk, embeddings and heads."""

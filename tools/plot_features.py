@@ -67,7 +67,7 @@ def build(options: "TrainOptions", trained: str | None, device: "torch.device") 
     how = {"prompt_tokens": d.prompt_tokens, "prompt_init": d.prompt_init, "prompt_std": d.prompt_std, "head_channels": d.head_channels}
     size = options.datasets.train.gt_size
     discriminator = build_discriminator(d.pretrained, revision=d.revision, image_size=size, **asdict(d.lora), **how, dtype=dtype)
-    judged, made = discriminator.trunk.config.in_channels, generator.autoencoder.latent_channels
+    judged, made = discriminator.in_channels, generator.autoencoder.latent_channels
     if judged != made:
         raise ValueError(f"network_d.pretrained: '{d.pretrained}' judges latents of {judged} channels, the generator makes {made}")
     return generator.to(device).eval(), discriminator.to(device).eval()

@@ -135,7 +135,7 @@ def generator_macs(generator: Generator, size: int) -> dict[str, Macs]:
 def discriminator_macs(discriminator: Discriminator, side: int) -> dict[str, Macs]:
     """MACs for one latent of side x side positions: the trunk, and with the head."""
     device = discriminator.prompt_embedding.device
-    z = torch.zeros(1, discriminator.trunk.config.in_channels, side, side, device=device)
+    z = torch.zeros(1, discriminator.in_channels, side, side, device=device)
     timesteps = torch.zeros(1, dtype=torch.long, device=device)
     trunk = count_macs(discriminator, lambda: discriminator.features(z, timesteps))
     return {"trunk": trunk, "with head": count_macs(discriminator, lambda: discriminator(z, timesteps))}
