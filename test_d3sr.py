@@ -273,7 +273,7 @@ def summarize(done: "Sequence[Done]", quiet: bool) -> int:
 
 def dry_run(options: "TestOptions", inputs: Sequence[str] | None, output: str | None) -> int:
     """Prints the options with every default, and what would be read and written; loads no weights and needs no GPU."""
-    from models.inventory import describe_generator
+    from models.release import describe_generator
     from options.d3sr import to_yaml
 
     print(to_yaml(options))

@@ -13,8 +13,7 @@ import torch
 from engine.distributed import dtype_of
 from engine.memory import GIB, Memory, estimate_memory, with_perceptual
 from engine.places import places
-from models.release import parameter_summary
-from models.sizes import DiscriminatorPlan, GeneratorPlan, UnknownSizesError, meta_discriminator, meta_generator
+from models.sizes import DiscriminatorPlan, GeneratorPlan, UnknownSizesError, meta_discriminator, meta_generator, parameter_summary
 from options.d3sr import TrainOptions
 
 UNKNOWN = "unknown until the base model is here"

@@ -26,7 +26,7 @@ from engine.run import Run, resume_run
 from engine.steps import Steps
 from engine.validation import Validation
 from models.lora import cast_inputs
-from models.release import parameter_summary
+from models.sizes import parameter_summary
 from options.d3sr import TrainOptions, to_yaml
 from options.networks import TrainingOptions
 from scoring.metrics import build_metric

@@ -16,9 +16,9 @@ from data.pictures import find_pictures
 from engine.distributed import World, barrier, gather
 from losses.dists import DISTS_FILE
 from losses.features import backbone_file, get_backbone
-from models.generator import GENERATOR_FILE, MERGED, read_generator_config
 from models.pretrained_files import MIRRORS, find_file, is_local
 from models.random_source import DESCRIPTION, is_random, random_config
+from models.release import GENERATOR_FILE, MERGED, read_generator_config
 from models.sizes import find_here, may_be_hub_id, weights_are_here
 from options.d3sr import TrainOptions
 from options.datasets import MetricOptions

@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from models.autoencoders import SharedAutoencoder
 from models.backbones import meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
 from models.configs import KNOWN, known_model
 from models.discriminator import Discriminator, prepare_trunk
-from models.generator import CONFIG_FILE, GENERATOR_FILE, Generator, base_of, read_generator_config
+from models.generator import Generator
 from models.lora import LORA_TARGETS, add_lora
 from models.pretrained_files import WEIGHTS_NAMES, is_local, said_of
 from models.random_source import is_random, kind_and_seed, random_config
+from models.release import CONFIG_FILE, GENERATOR_FILE, base_of, read_generator_config
 
 NUM_TIMESTEPS = 1000
 
@@ -179,3 +181,10 @@ def meta_discriminator(plan: DiscriminatorPlan, *, dtype: torch.dtype = torch.fl
         prompt = torch.empty(plan.prompt_tokens, trunk.config.cross_attention_dim)
         pooled = torch.empty(pooled_width(trunk)) if needs_pooled_condition(trunk) else None
         return Discriminator(trunk, prompt, pooled, image_size=512, features=plan.features, head_channels=plan.head_channels)
+
+
+def parameter_summary(module: nn.Module) -> str:
+    """`16.94 M trained in 557 tensors, 949.56 M frozen`."""
+    trained = [p.numel() for p in module.parameters() if p.requires_grad]
+    frozen = sum(p.numel() for p in module.parameters()) - sum(trained)
+    return f"{sum(trained) / 1e6:.2f} M trained in {len(trained)} tensors, {frozen / 1e6:.2f} M frozen"

@@ -8,7 +8,7 @@ import torch
 from models.autoencoders import BlockAutoencoder
 from models.backbones import new_unet, save_base
 from models.block_transform import BlockTransform
-from models.generator import save_generator_tensors
+from models.release import save_generator_tensors
 
 UNET = {
     "sample_size": 8,

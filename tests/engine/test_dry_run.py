@@ -11,9 +11,9 @@ from engine import dry_run
 from engine.dry_run import UNKNOWN, BatchPlan, describe_networks, describe_training, plans
 from engine.places import MISSING
 from models.discriminator import build_discriminator
-from models.generator import CONFIG_FILE, GENERATOR_FILE, build_generator
-from models.release import parameter_summary
-from models.sizes import DiscriminatorPlan, GeneratorPlan
+from models.generator import build_generator
+from models.release import CONFIG_FILE, GENERATOR_FILE
+from models.sizes import DiscriminatorPlan, GeneratorPlan, parameter_summary
 from options.d3sr import load_train_options
 from tests.short_training import OPTIONS
 from tests.tiny_models import write_sd_base, write_taesd, write_tiny_base

@@ -12,14 +12,11 @@ from models.backbones import load_unet
 from models.generator import (
     Generator,
     base_fingerprint,
-    base_of,
     build_generator,
-    full_state,
     load_generator,
     load_trained,
-    read_generator_config,
 )
-from models.release import save_release
+from models.release import base_of, full_state, read_generator_config, save_release
 from tests.tiny_models import disturb_lora, noise_like, picture
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from models.configs import BLOCK_TRANSFORM, SD21_UNET
 from models.discriminator import build_discriminator
-from models.generator import CONFIG_FILE, GENERATOR_FILE, build_generator
+from models.generator import build_generator
 from models.pretrained_files import WEIGHTS_NAMES
+from models.release import CONFIG_FILE, GENERATOR_FILE
 from models.sizes import (
     DiscriminatorPlan,
     GeneratorPlan,

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import test_d3sr
 from models.generator import Generator, base_fingerprint, build_generator, load_generator, load_trained
-from models.inventory import describe_generator
-from models.release import save_release
+from models.release import describe_generator, save_release
 from tests.tiny_models import disturb_lora, noise_like, picture, write_sd_base, write_taesd, write_tiny_base
 from tools.export import main
 from tools.exporting.onnx_export import PACKAGES

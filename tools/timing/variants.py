@@ -16,7 +16,8 @@ GRAPHS = "graphs"
 
 def unmerged(options: "TestOptions") -> "Generator":
     """As it trains: timestep and text embedding go through the network with every picture, and so do adapters, where it has some."""
-    from models.generator import MERGED, base_of, build_generator, load_generator, load_trained, read_generator_config, revision_of
+    from models.generator import build_generator, load_generator, load_trained
+    from models.release import MERGED, base_of, read_generator_config, revision_of
     from models.sizes import trained_plan
 
     network = options.network_g
