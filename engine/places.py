@@ -16,13 +16,13 @@ from data.pictures import find_pictures
 from engine.distributed import World, barrier, gather
 from losses.dists import DISTS_FILE
 from losses.features import backbone_file, get_backbone
+from losses.settings import PerceptualSettings
 from models.pretrained_files import MIRRORS, find_file, is_local
 from models.random_source import DESCRIPTION, is_random, random_config
 from models.release import GENERATOR_FILE, MERGED, read_generator_config
 from models.sizes import find_here, may_be_hub_id, weights_are_here
 from options.d3sr import TrainOptions
 from options.datasets import MetricOptions
-from options.networks import PerceptualOptions
 from scoring.metric_weights import FILES, place_of
 
 MISSING = "MISSING"
@@ -146,7 +146,7 @@ def release_place(what: str, key: str, folder: str) -> Place:
     return dataclasses.replace(place, problem=problem, address=folder if problem else f"{folder} (folder; trained from {config['base']})")
 
 
-def perceptual_places(options: PerceptualOptions) -> list[Place]:
+def perceptual_places(options: PerceptualSettings) -> list[Place]:
     """The weights of the perceptual loss."""
     if options.type == "mse":
         return []

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from losses.settings import PerceptualSettings
+
 LUMA_BT601 = (0.299, 0.587, 0.114)
 SOBEL_MODES = ("channel", "grey")
 
@@ -27,7 +29,7 @@ def sobel_gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return gradient_x, gradient_y
 
 
-def sobel(images: Tensor, *, mode: str = "grey", eps: float = 1e-6) -> Tensor:
+def sobel(images: Tensor, *, mode: str = PerceptualSettings.sobel_mode, eps: float = PerceptualSettings.sobel_eps) -> Tensor:
     """Edge magnitude S(x) = sqrt((G_x * x)^2 + (G_y * x)^2) (Eq. 7).
 
     images: (N, 3, H, W) RGB in [0, 1]. Returns float32 (N, 3, H, W); values reach about 4.5 and are not rescaled, as in the paper.

@@ -27,9 +27,10 @@ from models.backbones import (
     predict_noise,
 )
 from models.diffusion import predict_z0
-from models.lora import LORA_FILE, LORA_TARGETS, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
+from models.lora import LORA_FILE, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
 from models.prompt import initial_prompt
 from models.release import MERGED, base_of, full_state, read_generator_config, read_generator_tensors, revision_of
+from models.settings import GeneratorSettings
 
 Image = TypeVar("Image", np.ndarray, Tensor)
 
@@ -142,38 +143,21 @@ class Generator(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
 
-def build_generator(
-    source: str,
-    *,
-    revision: str | None = None,
-    vae: str | None = None,
-    timestep: int = 399,
-    scale: int = 4,
-    train: str = "lora",
-    rank: int = 16,
-    alpha: int = 16,
-    targets: tuple[str, ...] = LORA_TARGETS,
-    prompt_tokens: int = 77,
-    prompt_init: str = "normal",
-    prompt_std: float = 0.02,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Generator:
-    """A generator ready to be trained from a base model, `source` a folder or a hub id.
+def build_generator(settings: GeneratorSettings, *, scale: int = 4, dtype: torch.dtype = torch.float32, seed: int = 0) -> Generator:
+    """A generator ready to be trained from a base model. What is drawn at random depends on `seed` only.
 
-    Args:
-        vae: another autoencoder than the base's own, same latent space (TAESD, say).
-        train: "lora" freezes the UNet and trains adapters of `rank`; "full" trains every weight of the UNet, in float32.
-        dtype: of the frozen weights. What is trained is always float32.
+    dtype: of the frozen weights. What is trained is always float32.
     """
-    unet = load_unet(source, revision, torch.float32 if train == "full" else dtype)
-    autoencoder = load_autoencoder(vae or source, None if vae else revision, dtype, subfolder="" if vae else "vae")
-    prompt = initial_prompt(prompt_tokens, unet.config.cross_attention_dim, prompt_init, prompt_std, seed)
-    if train == "full":
+    source, vae, lora = settings.pretrained, settings.vae, settings.lora
+    unet = load_unet(source, settings.revision, torch.float32 if settings.train == "full" else dtype)
+    autoencoder = load_autoencoder(vae or source, None if vae else settings.revision, dtype, subfolder="" if vae else "vae")
+    width = unet.config.cross_attention_dim
+    prompt = initial_prompt(settings.prompt_tokens, width, settings.prompt_init, settings.prompt_std, seed)
+    if settings.train == "full":
         unet.requires_grad_(True)
     else:
-        add_lora(unet, rank, alpha, targets, seed)
-    return Generator(unet, autoencoder, load_alphas_cumprod(source, revision), prompt, timestep, scale)
+        add_lora(unet, lora.rank, lora.alpha, lora.targets, seed)
+    return Generator(unet, autoencoder, load_alphas_cumprod(source, settings.revision), prompt, settings.timestep, scale)
 
 
 def base_fingerprint(source: str, revision: str | None = None) -> str:

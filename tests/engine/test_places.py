@@ -14,9 +14,9 @@ from data.image_io import write_image
 from engine import places
 from engine.distributed import World
 from engine.places import MISSING, base_place, images_place, insist, metric_places, perceptual_places, release_place
+from losses.settings import PerceptualSettings
 from options.d3sr import TrainOptions
 from options.datasets import MetricOptions
-from options.networks import PerceptualOptions
 from tests.engine.test_distributed import in_processes
 from tests.short_training import options_of
 from tests.tiny_models import write_tiny_base
@@ -48,7 +48,7 @@ def describe_base(source: str, revision: str | None, parts: tuple[str, ...]) -> 
 
 
 def describe_perceptual(type: str, backbone: str, weights: str = "torchvision", dists: str | None = None) -> list[str]:
-    options = PerceptualOptions(type=type, weight=1, backbone=backbone, backbone_weights=weights, dists_weights=dists)
+    options = PerceptualSettings(type=type, weight=1, backbone=backbone, backbone_weights=weights, dists_weights=dists)
     return [place.text for place in perceptual_places(options)]
 
 

@@ -16,9 +16,9 @@ from engine.distributed import World, parallel, shard_frozen, synchronised
 from engine.memory import frozen_bytes
 from engine.objectives import frozen
 from engine.optimization import build_adamw, clip_gradients, update
-from models.discriminator import Discriminator, build_discriminator
+from models.discriminator import Discriminator
 from tests.engine.test_distributed import in_processes
-from tests.tiny_models import disturb_lora, noise_like, write_sd_base, write_sdxl_base
+from tests.tiny_models import discriminator_of, disturb_lora, noise_like, write_sd_base, write_sdxl_base
 
 GATHER, REDUCE = "_allgather_base_", "allreduce_"
 
@@ -52,7 +52,7 @@ MORE = {"features": "multi", "train_conv_in": True}
 def build(base: str, dtype: torch.dtype = torch.float32, **more: Any) -> Discriminator:
     """With adapters before, in and behind the attention, whose matrices B are not zero."""
     targets = ("conv1", "time_emb_proj", "to_q", "proj_out")
-    discriminator = build_discriminator(base, rank=2, alpha=2, targets=targets, head_channels=8, dtype=dtype, **more)
+    discriminator = discriminator_of(base, rank=2, alpha=2, targets=targets, head_channels=8, dtype=dtype, **more)
     disturb_lora(discriminator.trunk)
     return discriminator
 
