@@ -16,10 +16,8 @@ from engine.health import DiscriminatorHealth, per_sample
 from engine.logs import Means
 from engine.objectives import SHIFT, Draws, discriminator_objective, draw, frozen, generator_objective, real_penalty, sample_seed
 from engine.run import Run
-from losses.edges import lost_coherence, overshoot
-from losses.pattern import flat_detail, repetition
 from losses.perceptual import shifted_distance
-from losses.spatial import spatial_loss
+from losses.spatial import EXTRA_LOSSES, spatial_loss
 from options.d3sr import TrainOptions
 
 
@@ -118,13 +116,9 @@ class Steps:
         t = self.options.train
         offset = sample_seed(self.options.manual_seed, self.run.iteration, SHIFT)
         distance = shifted_distance(self.distance, t.perceptual.shift, offset)
-        loss, parts = spatial_loss(sr, hr, distance, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
-        others = {"pattern": flat_detail, "repetition": repetition, "coherence": lost_coherence, "overshoot": overshoot}
-        for name, loss_of in others.items():
-            weight = getattr(t, f"{name}_weight")
-            if weight:
-                parts[name] = loss_of(sr, hr)
-                loss = loss + weight * parts[name]
+        weights = {"mse_weight": t.mse_weight, "perceptual_weight": t.perceptual.weight}
+        extra = {name: getattr(t, f"{name}_weight") for name in EXTRA_LOSSES}
+        loss, parts = spatial_loss(sr, hr, distance, **weights, extra_weights=extra)
         self.means.add(**parts)
         return loss
 

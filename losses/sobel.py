@@ -9,6 +9,11 @@ LUMA_BT601 = (0.299, 0.587, 0.114)
 SOBEL_MODES = ("channel", "grey")
 
 
+def luma(images: Tensor) -> Tensor:
+    """BT.601 luma of RGB images: (N, 3, H, W) -> float32 (N, 1, H, W), same range."""
+    return sum(weight * images[:, index : index + 1].float() for index, weight in enumerate(LUMA_BT601))
+
+
 def sobel_gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     """(G_x * x, G_y * x) of every channel on its own (Eq. 6).
 
@@ -43,10 +48,7 @@ def sobel(images: Tensor, *, mode: str = PerceptualSettings.sobel_mode, eps: flo
         raise ValueError(f"sobel_mode: {mode!r} is unknown; expected one of {', '.join(SOBEL_MODES)}")
     if not eps > 0:
         raise ValueError(f"sobel_eps: {eps!r} must be > 0, or flat regions have no gradient (NaN)")
-    images = images.float()
-    if mode == "grey":
-        images = sum(weight * images[:, index : index + 1] for index, weight in enumerate(LUMA_BT601))
-    gradient_x, gradient_y = sobel_gradients(images)
+    gradient_x, gradient_y = sobel_gradients(luma(images) if mode == "grey" else images)
     magnitude = (gradient_x.square() + gradient_y.square() + eps).sqrt()
     return magnitude.repeat(1, 3, 1, 1) if mode == "grey" else magnitude
 
