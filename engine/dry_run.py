@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.distributed import dtype_of
 from engine.memory import GIB, Memory, estimate_memory, with_perceptual
-from engine.places import places
+from engine.needs import needs
 from models.sizes import UnknownSizesError, meta_discriminator, meta_generator, parameter_summary
 from options.d3sr import TrainOptions
 
@@ -23,10 +23,10 @@ def describe_training(options: TrainOptions) -> str:
     Raises:
         ValueError: a config.json that is damaged or does not fit the options.
     """
-    found = places(options, count_images=True)
-    missing = sum(place.problem is not None for place in found)
+    found = needs(options, count_images=True)
+    missing = sum(need.problem is not None for need in found)
     verdict = f"{missing} of {len(found)} are missing: the training would stop there" if missing else "nothing is missing"
-    loaded = _columns([(place.what, place.text) for place in found])
+    loaded = _columns([(need.what, need.text) for need in found])
     return "\n".join(["What would be loaded", *loaded, f"  {verdict}", "", *describe_networks(options)])
 
 

@@ -18,9 +18,9 @@ from engine.health import DiscriminatorHealth
 from engine.housekeeping import Housekeeping, Schedule
 from engine.logs import Means, RunLog
 from engine.machine import describe_machine
+from engine.needs import insist
 from engine.objectives import sample_seed
 from engine.optimization import learning_rate_factor, set_learning_rate
-from engine.places import insist
 from engine.players import build_run
 from engine.run import Run, resume_run
 from engine.steps import Steps

@@ -19,7 +19,7 @@ from models.autoencoders import Autoencoder, BlockAutoencoder, KLAutoencoder, Ti
 from models.block_transform import BlockTransform
 from models.configs import SCHEDULE
 from models.diffusion import scaled_linear_alphas_cumprod
-from models.pretrained_files import everything, place, read_config, read_weights
+from models.pretrained_files import address_of, everything, read_config, read_weights
 from models.random_source import is_random, kind_and_seed, random_tensors
 
 
@@ -90,14 +90,15 @@ def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtyp
     config = read_config(source, subfolder, revision)
     kind = config.get("_class_name", "AutoencoderKL")
     if kind not in AUTOENCODERS:
-        raise ValueError(f"'{place(source, subfolder, 'config.json')}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
+        file = address_of(source, subfolder, "config.json")
+        raise ValueError(f"'{file}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
     weights = base_weights(source, subfolder, revision, dtype=dtype)
     model_kind, wrapper = AUTOENCODERS[kind]
     if model_kind is BlockTransform:
         model = BlockTransform.from_config(config)
         model.load_state_dict(weights)
     else:
-        model = _build(model_kind, config, weights, dtype, place(source, subfolder))
+        model = _build(model_kind, config, weights, dtype, address_of(source, subfolder))
     return wrapper(model).requires_grad_(False).eval()
 
 
@@ -218,7 +219,7 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def save_base(folder: Path, unet: UNet2DConditionModel, autoencoder: Autoencoder) -> None:
     """Writes a base model that `load_unet`, `load_autoencoder` and diffusers can read: unet/, vae/, scheduler/."""
-    from diffusers import DDPMScheduler
+    from diffusers import DDPMScheduler  # late: only what makes a base needs it
 
     folder = Path(folder)
     unet.save_pretrained(folder / "unet")

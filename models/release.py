@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.whole_files import write_folder, write_text
 from models.lora import LORA_FILE, lora_parameters, save_lora
-from models.pretrained_files import WEIGHTS_NAMES, find_file, is_local, said_of
+from models.pretrained_files import WEIGHTS_NAMES, find_file, is_local, reading_tensors
 from models.random_source import DESCRIPTION, is_random
 
 CODE_VERSION = "0.1.0"
@@ -61,7 +61,7 @@ def save_generator_tensors(folder: Path, state: dict[str, Tensor], dtype: torch.
 def read_generator_tensors(path: str | Path) -> dict[str, Tensor]:
     """generator.safetensors, by name."""
     file = Path(path) / GENERATOR_FILE
-    with said_of(file):
+    with reading_tensors(file):
         return load_file(file)
 
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
+from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from torch import nn
 
@@ -19,7 +21,7 @@ from models.configs import KNOWN, known_model
 from models.discriminator import Discriminator, prepare_trunk
 from models.generator import Generator
 from models.lora import add_lora
-from models.pretrained_files import WEIGHTS_NAMES, is_local, said_of
+from models.pretrained_files import WEIGHTS_NAMES, is_local, reading_tensors
 from models.random_source import is_random, kind_and_seed, random_config
 from models.release import CONFIG_FILE, GENERATOR_FILE, base_of, read_generator_config, revision_of
 from models.settings import NUM_TIMESTEPS, DiscriminatorSettings, FastVaeSettings, GeneratorSettings, LoraSettings
@@ -40,11 +42,8 @@ def find_here(source: str, names: Sequence[str], subfolder: str, revision: str |
         return next((path for path in (Path(source, subfolder, name) for name in names) if path.is_file()), None)
     if not may_be_hub_id(source):
         return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     try:
-        found = [try_to_load_from_cache(source, f"{subfolder}/{name}".lstrip("/"), revision=revision) for name in names]
+        found = [huggingface_hub.try_to_load_from_cache(source, f"{subfolder}/{name}".lstrip("/"), revision=revision) for name in names]
     except HFValidationError:  # letters that no id has
         return None
     return next((Path(path) for path in found if isinstance(path, str)), None)
@@ -106,7 +105,7 @@ def trained_settings(path: str | Path, *, base: str | None = None, revision: str
         lora["targets"] = tuple(config["targets"])
     file = Path(path) / GENERATOR_FILE
     if file.is_file():
-        with said_of(file), safe_open(file, framework="pt") as tensors:
+        with reading_tensors(file), safe_open(file, framework="pt") as tensors:
             known["prompt_tokens"] = tensors.get_slice("prompt_embedding").get_shape()[0]
     return GeneratorSettings(pretrained=source, revision=revision_of(config, source, revision), lora=LoraSettings(**lora), **known)
 

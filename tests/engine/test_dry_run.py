@@ -10,7 +10,7 @@ import torch
 from engine import dry_run
 from engine.dry_run import UNKNOWN, describe_networks, describe_training
 from engine.memory import Memory
-from engine.places import MISSING
+from engine.needs import MISSING
 from models.release import CONFIG_FILE, GENERATOR_FILE
 from models.sizes import parameter_summary
 from options.d3sr import TrainOptions, load_train_options
