@@ -3,60 +3,18 @@
 What is missing is said, not raised, so that one look shows all of it.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import nn
 
 from engine.distributed import dtype_of
 from engine.memory import GIB, Memory, estimate_memory, with_perceptual
-from engine.places import places
-from models.release import parameter_summary
-from models.sizes import DiscriminatorPlan, GeneratorPlan, UnknownSizesError, meta_discriminator, meta_generator
+from engine.needs import needs
+from models.sizes import UnknownSizesError, meta_discriminator, meta_generator, parameter_summary
 from options.d3sr import TrainOptions
 
 UNKNOWN = "unknown until the base model is here"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """How much is computed at a time, and by how many. processes: None where any number may be started."""
-
-    gt_size: int
-    per_process: int
-    accumulate: int = 1
-    processes: int | None = None
-    precision: str = "bf16"
-    checkpointing: tuple[str, ...] = ()
-    ema: bool = False
-    shard: bool = False
-    """The discriminator's frozen weights are spread over the processes."""
-
-    @property
-    def shares(self) -> int:
-        """How many processes share the discriminator's frozen weights; 1 where the number of processes is open."""
-        return (self.processes or 1) if self.shard else 1
-
-
-def plans(options: TrainOptions) -> tuple[GeneratorPlan, DiscriminatorPlan | None, BatchPlan]:
-    """What the options want built, and how much is computed at a time."""
-    g, d, t, data = options.network_g, options.network_d, options.train, options.datasets.train
-    generator = GeneratorPlan(
-        source=g.pretrained, revision=g.revision, vae=g.vae, train=g.train, prompt_tokens=g.prompt_tokens, **dataclasses.asdict(g.lora)
-    )
-    discriminator = None
-    if d.type != "none":
-        sizes = {"head_channels": d.head_channels, "prompt_tokens": d.prompt_tokens, **dataclasses.asdict(d.lora)}
-        parts = {"train": d.train, "train_conv_in": d.train_conv_in, "features": d.features}
-        discriminator = DiscriminatorPlan(source=d.pretrained, revision=d.revision, **parts, **sizes)
-    batch = BatchPlan(
-        gt_size=data.gt_size, per_process=data.batch_size_per_gpu, accumulate=t.accumulate, precision=t.precision,
-        processes=None if options.num_gpu == "auto" else options.num_gpu, checkpointing=t.gradient_checkpointing, ema=t.ema_decay > 0,
-        shard=d.shard and d.type != "none",
-    )  # fmt: skip
-    return generator, discriminator, batch
 
 
 def describe_training(options: TrainOptions) -> str:
@@ -65,12 +23,11 @@ def describe_training(options: TrainOptions) -> str:
     Raises:
         ValueError: a config.json that is damaged or does not fit the options.
     """
-    found = places(options, count_images=True)
-    missing = sum(place.problem is not None for place in found)
+    found = needs(options, count_images=True)
+    missing = sum(need.problem is not None for need in found)
     verdict = f"{missing} of {len(found)} are missing: the training would stop there" if missing else "nothing is missing"
-    p = options.train.perceptual
-    networks = describe_networks(*plans(options), perceptual=p.type, backbone=p.backbone)
-    return "\n".join(["What would be loaded", *_columns([(place.what, place.text) for place in found]), f"  {verdict}", "", *networks])
+    loaded = _columns([(need.what, need.text) for need in found])
+    return "\n".join(["What would be loaded", *loaded, f"  {verdict}", "", *describe_networks(options)])
 
 
 def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -78,59 +35,63 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
     return [f"  {name:<{width}}{text}" for name, text in rows]
 
 
-def describe_networks(
-    generator: GeneratorPlan, discriminator: DiscriminatorPlan | None, batch: BatchPlan, *, perceptual: str, backbone: str
-) -> list[str]:
-    """Parameters, effective batch and memory, as far as the sizes of the networks are known.
-
-    perceptual, backbone: train.perceptual.type and .backbone.
-    """
-    summaries, memory = measure(generator, discriminator, batch)
-    size, processes = batch.gt_size, batch.processes
-    crops = batch.per_process * batch.accumulate * (processes or 1)
-    counted = f"{processes} process(es)" if processes else "1 process (any number may be started)"
+def describe_networks(options: TrainOptions) -> list[str]:
+    """Parameters, effective batch and memory, as far as the sizes of the networks are known."""
+    summaries, memory = measure(options)
+    data, accumulated = options.datasets.train, options.train.accumulate
+    processes = 1 if options.num_gpu == "auto" else options.num_gpu
+    crops = data.batch_size_per_gpu * accumulated * processes
+    counted = "1 process (any number may be started)" if options.num_gpu == "auto" else f"{processes} process(es)"
+    each = f"{data.batch_size_per_gpu} x {counted} x {accumulated} accumulated"
     lines = ["Parameters", *_columns([*summaries.items()]), ""]
-    lines += [f"Batch: {crops} crops of {size}x{size} pixels = {batch.per_process} x {counted} x {batch.accumulate} accumulated", ""]
-    if memory is None:
-        return [*lines, f"Memory: {UNKNOWN}"]
-    memory = with_perceptual(memory, perceptual, backbone, batch=batch.per_process, gt_size=size)
-    return [*lines, *describe_memory(memory, batch)]
+    lines += [f"Batch: {crops} crops of {data.gt_size}x{data.gt_size} pixels = {each}", ""]
+    return lines + ([f"Memory: {UNKNOWN}"] if memory is None else describe_memory(memory, options))
 
 
-def describe_memory(memory: Memory, batch: BatchPlan) -> list[str]:
+def describe_memory(memory: Memory, options: TrainOptions) -> list[str]:
     """The estimate as a small table, in GiB."""
     rows = [("frozen weights", memory.frozen), ("trained weights, gradients, AdamW", memory.trained)]
     rows += [(f"activations: {phase}", size) for phase, size in memory.phases.items()]
     rows += [("peak: weights and the largest phase", memory.peak)]
-    saved = ", ".join(batch.checkpointing) or "none"
-    spread = f"; the discriminator's frozen weights spread over {batch.shares} process(es)" if batch.shard else ""
+    saved, shares = ", ".join(options.train.gradient_checkpointing) or "none", _shares(options)
+    spread = f"; the discriminator's frozen weights spread over {shares} process(es)" if shares else ""
     return [
-        f"Memory of one process, estimated (GiB; {batch.precision}, gradient checkpointing: {saved}{spread})",
+        f"Memory of one process, estimated (GiB; {options.train.precision}, gradient checkpointing: {saved}{spread})",
         *_columns([(name, f"{size / GIB:6.2f}") for name, size in rows]),
         "  On top: CUDA context, work space of the kernels, fragmentation; 10 to 20 %.",
     ]
 
 
-def measure(generator: GeneratorPlan, discriminator: DiscriminatorPlan | None, batch: BatchPlan) -> tuple[dict[str, str], Memory | None]:
+def _shares(options: TrainOptions) -> int:
+    """How many processes share the discriminator's frozen weights, 1 where their number is open; 0 where nothing is shared."""
+    if not options.network_d.shard or options.network_d.type == "none":
+        return 0
+    return 1 if options.num_gpu == "auto" else options.num_gpu
+
+
+def measure(options: TrainOptions) -> tuple[dict[str, str], Memory | None]:
     """Parameters of each player in words, and the memory of a process; None where a base's sizes are unknown."""
-    dtype = dtype_of(batch.precision)
-    players: dict[str, Any] = {}
-    for name, build, plan in (("generator", meta_generator, generator), ("discriminator", meta_discriminator, discriminator)):
+    t, data, dtype = options.train, options.datasets.train, dtype_of(options.train.precision)
+    settings = {"generator": (meta_generator, options.network_g)}
+    if options.network_d.type != "none":
+        settings["discriminator"] = (meta_discriminator, options.network_d)
+    players: dict[str, nn.Module] = {}
+    summaries = {"generator": "none", "discriminator": "none"}
+    for name, (build, of_player) in settings.items():
         try:
-            players[name] = build(plan, dtype=dtype) if plan is not None else None
+            players[name] = build(of_player, dtype=dtype)
+            summaries[name] = parameter_summary(players[name])
         except UnknownSizesError:
-            players[name] = UNKNOWN
-    summaries = {
-        name: player if isinstance(player, str) else parameter_summary(player) if player is not None else "none"
-        for name, player in players.items()
-    }
-    if UNKNOWN in players.values():
+            summaries[name] = UNKNOWN
+    if UNKNOWN in summaries.values():
         return summaries, None
-    checkpointed = {"vae": players["generator"].autoencoder, "unet": players["generator"].unet}
-    if players["discriminator"] is not None:
-        checkpointed["discriminator"] = players["discriminator"].trunk
-    for part in set(batch.checkpointing) & checkpointed.keys():
+    generator, discriminator = players["generator"], players.get("discriminator")
+    checkpointed = {"vae": generator.autoencoder, "unet": generator.unet}
+    if discriminator is not None:
+        checkpointed["discriminator"] = discriminator.trunk
+    for part in set(t.gradient_checkpointing) & checkpointed.keys():
         checkpointed[part].enable_gradient_checkpointing()
+    sizes = {"batch": data.batch_size_per_gpu, "gt_size": data.gt_size}
     low = None if dtype == torch.float32 else dtype
-    sizes = {"batch": batch.per_process, "gt_size": batch.gt_size, "shares": batch.shares}
-    return summaries, estimate_memory(**players, **sizes, low=low, ema=batch.ema)
+    memory = estimate_memory(generator, discriminator, **sizes, shares=_shares(options) or 1, low=low, ema=t.ema_decay > 0)
+    return summaries, with_perceptual(memory, t.perceptual.type, t.perceptual.backbone, **sizes)

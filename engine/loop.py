@@ -18,17 +18,18 @@ from engine.distributed import World, dtype_of, from_main, mean_of, parallel
 from engine.health import DiscriminatorHealth
 from engine.housekeeping import Housekeeping, Schedule
 from engine.logs import Means, RunLog, describe_machine
+from engine.needs import insist
 from engine.objectives import sample_seed
 from engine.optimization import learning_rate_factor, set_learning_rate
-from engine.places import insist
-from engine.players import build_distance, build_run
+from engine.players import build_run
 from engine.run import Run, resume_run
 from engine.steps import Steps
 from engine.validation import Validation
+from losses.perceptual import build_perceptual
 from models.lora import cast_inputs
-from models.release import parameter_summary
+from models.sizes import parameter_summary
 from options.d3sr import TrainOptions, to_yaml
-from options.networks import TrainingOptions
+from options.training import TrainingOptions
 from scoring.metrics import build_metric
 
 
@@ -78,7 +79,9 @@ def build_steps(run: Run, options: TrainOptions, world: World, means: Means, hea
     discriminator = parallel(run.discriminator, world) if run.discriminator is not None else None
     for network in filter(None, (run.generator, run.discriminator)):
         cast_inputs(network, False)
-    distance = build_distance(t.perceptual, world.device)
+    distance = build_perceptual(t.perceptual)
+    if distance is not None:
+        distance.to(world.device)
     return Steps(run, options, world, parallel(run.generator, world), discriminator, distance, autocast, means, health)
 
 

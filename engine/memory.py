@@ -24,7 +24,6 @@ from torch.overrides import TorchFunctionMode
 from engine.objectives import frozen
 from losses.features import get_backbone
 from losses.perceptual import PERCEPTUAL
-from models.backbones import heavy_layers
 from models.discriminator import Discriminator
 from models.generator import Generator
 
@@ -180,7 +179,7 @@ def frozen_bytes(discriminator: Discriminator, shares: int) -> int:
     That is its share, what lies outside the layers, which a pass gathers once, and three times the largest layer: the one at work, and
     the next one, in the buffer that it is received in and in the place that it is copied to.
     """
-    layers = [_frozen(layer) for layer in heavy_layers(discriminator.trunk)]
+    layers = [_frozen(layer) for layer in discriminator.heavy_layers()]
     whole = _frozen(discriminator)
     return whole if shares == 1 else whole // shares + (whole - sum(layers)) + 3 * max(layers)
 

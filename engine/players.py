@@ -1,21 +1,17 @@
-"""Both players as the options want them: networks, optimizers, losses, and what the discriminator is shown."""
+"""Both players as the options want them: networks, optimizers, and what the discriminator is shown."""
 
 import dataclasses
 
 import torch
-from torch import nn
 
 from engine.balance import AdversarialBalance
 from engine.distributed import World, dtype_of, shard_frozen
 from engine.optimization import MovingAverage, build_adamw
 from engine.run import Run
-from losses.perceptual import build_perceptual
-from models.backbones import heavy_layers
 from models.discriminator import Discriminator, build_discriminator
 from models.generator import Generator, base_fingerprint, build_generator, load_trained
-from models.noising import NOISINGS, NoiseAware
+from models.noising import build_noising
 from options.d3sr import TrainOptions
-from options.networks import DiscriminatorOptions, PerceptualOptions
 
 
 def build_players(options: TrainOptions, world: World) -> tuple[Generator, Discriminator | None]:
@@ -26,35 +22,21 @@ def build_players(options: TrainOptions, world: World) -> tuple[Generator, Discr
     """
     g, d, seed = options.network_g, options.network_d, options.manual_seed
     dtype = dtype_of(options.train.precision)
-    generator = build_generator(
-        g.pretrained, revision=g.revision, vae=g.vae, timestep=g.timestep, scale=options.scale, train=g.train,
-        **dataclasses.asdict(g.lora), prompt_tokens=g.prompt_tokens, prompt_init=g.prompt_init, prompt_std=g.prompt_std,
-        dtype=dtype, seed=seed,
-    ).to(world.device, memory_format=torch.channels_last)  # fmt: skip
+    generator = build_generator(g, scale=options.scale, dtype=dtype, seed=seed)
+    generator.to(world.device, memory_format=torch.channels_last)
     if options.path.pretrain_network_g:
         load_trained(generator, options.path.pretrain_network_g)
     if d.type == "none":
         return generator, None
-    discriminator = build_discriminator(
-        d.pretrained, revision=d.revision, train=d.train, train_conv_in=d.train_conv_in, features=d.features,
-        head_channels=d.head_channels, image_size=options.datasets.train.gt_size, **dataclasses.asdict(d.lora),
-        prompt_tokens=d.prompt_tokens, prompt_init=d.prompt_init, prompt_std=d.prompt_std, dtype=dtype, seed=seed + 1,
-    )  # fmt: skip
-    judged, made = discriminator.trunk.config.in_channels, generator.autoencoder.latent_channels
+    discriminator = build_discriminator(d, image_size=options.datasets.train.gt_size, dtype=dtype, seed=seed + 1)
+    judged, made = discriminator.in_channels, generator.autoencoder.latent_channels
     if judged != made:
         raise ValueError(f"network_d.pretrained: '{d.pretrained}' judges latents of {judged} channels, the generator makes {made}")
     if d.shard and world.size > 1:
-        shard_frozen(discriminator, heavy_layers(discriminator.trunk), world)
+        shard_frozen(discriminator, discriminator.heavy_layers(), world)
     else:
         discriminator.to(world.device, memory_format=torch.channels_last)
     return generator, discriminator
-
-
-def build_noising(options: DiscriminatorOptions) -> NoiseAware | None:
-    """What the discriminator is shown; None where there is none."""
-    if options.type == "none":
-        return None
-    return NoiseAware(options.timestep_min, options.timestep_max) if options.type == "noise_aware" else NOISINGS[options.type]()
 
 
 def build_run(options: TrainOptions, world: World) -> Run:
@@ -82,10 +64,3 @@ def build_run(options: TrainOptions, world: World) -> Run:
     }  # fmt: skip
     noising = build_noising(options.network_d)
     return Run(options.name, generator, discriminator, noising, optimizers, scalers, average, balance, release)
-
-
-def build_distance(options: PerceptualOptions, device: torch.device) -> nn.Module | None:
-    """The perceptual distance of `train.perceptual` on the device; None for mse."""
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("weight", "shift")}
-    distance = build_perceptual(**settings)
-    return distance if distance is None else distance.to(device)

@@ -16,10 +16,8 @@ from engine.health import DiscriminatorHealth, per_sample
 from engine.logs import Means
 from engine.objectives import SHIFT, Draws, discriminator_objective, draw, frozen, generator_objective, real_penalty, sample_seed
 from engine.run import Run
-from losses.edges import lost_coherence, overshoot
-from losses.pattern import flat_detail, repetition
 from losses.perceptual import shifted_distance
-from losses.spatial import spatial_loss
+from losses.spatial import EXTRA_LOSSES, spatial_loss
 from options.d3sr import TrainOptions
 
 
@@ -59,24 +57,24 @@ class Steps:
         training_d = run.discriminator is not None and run.iteration >= t.discriminator_starts
         adversarial = run.discriminator is not None and run.iteration >= t.adversarial_start
         draws = [self._draw(batch) for batch in batches] if training_d else []
-        scale = run.scalers["g"].scale(run.balance.weight.new_ones(())) / len(batches)
+        loss_scale = run.scalers["g"].scale(torch.ones((), device=self.world.device)) / len(batches)  # of fp16, else 1; of one batch
         squares = torch.zeros(2, device=self.world.device)
         judged = []
         for number, batch in enumerate(batches):
             with synchronised(self.generator, last=number == len(batches) - 1):
                 with self.autocast():
                     sr, z_hat = self.generator(batch["lr"] * 2 - 1)
-                gradient = torch.autograd.grad(scale * self._spatial((sr + 1) / 2, batch["hr"]), z_hat)[0]
+                gradient = torch.autograd.grad(loss_scale * self._spatial((sr + 1) / 2, batch["hr"]), z_hat)[0]
                 squares[0] += gradient.square().sum()
                 if adversarial:
-                    heard = self._adversarial(z_hat, draws[number], scale)
+                    heard = self._adversarial(z_hat, draws[number], loss_scale)
                     squares[1] += heard.square().sum()
                     gradient = gradient + run.balance.weight * heard
                 z_hat.backward(gradient)
             if training_d:
                 with self.autocast():
                     judged.append(Judged(z_hat.detach(), run.generator.encode(batch["hr"] * 2 - 1), draws[number]))
-        self._note_norms(squares, scale * len(batches), adversarial)
+        self._note_norms(squares, loss_scale * len(batches), adversarial)
         return judged
 
     def discriminator_step(self, judged: list[Judged]) -> Tensor:
@@ -118,28 +116,24 @@ class Steps:
         t = self.options.train
         offset = sample_seed(self.options.manual_seed, self.run.iteration, SHIFT)
         distance = shifted_distance(self.distance, t.perceptual.shift, offset)
-        loss, parts = spatial_loss(sr, hr, distance, mse_weight=t.mse_weight, perceptual_weight=t.perceptual.weight)
-        others = {"pattern": flat_detail, "repetition": repetition, "coherence": lost_coherence, "overshoot": overshoot}
-        for name, loss_of in others.items():
-            weight = getattr(t, f"{name}_weight")
-            if weight:
-                parts[name] = loss_of(sr, hr)
-                loss = loss + weight * parts[name]
+        weights = {"mse_weight": t.mse_weight, "perceptual_weight": t.perceptual.weight}
+        extra = {name: getattr(t, f"{name}_weight") for name in EXTRA_LOSSES}
+        loss, parts = spatial_loss(sr, hr, distance, **weights, extra_weights=extra)
         self.means.add(**parts)
         return loss
 
-    def _adversarial(self, z_hat: Tensor, draws: Draws, scale: Tensor) -> Tensor:
-        """The gradient of L_G (Eq. 2) at z_hat, times `scale` and, channel by channel, what the channel does to a picture."""
+    def _adversarial(self, z_hat: Tensor, draws: Draws, loss_scale: Tensor) -> Tensor:
+        """The gradient of L_G (Eq. 2) at z_hat, times `loss_scale` and, channel by channel, what the channel does to a picture."""
         run = self.run
         with frozen(run.discriminator), self.autocast():
             loss_g, _ = generator_objective(run.discriminator, run.noising, z_hat, draws.generator_step, run.generator.alphas_cumprod)
             self.means.add(loss_g=loss_g)
-            gradient = torch.autograd.grad(scale * loss_g, z_hat)[0]
+            gradient = torch.autograd.grad(loss_scale * loss_g, z_hat)[0]
         return gradient * run.generator.autoencoder.channel_gain.view(1, -1, 1, 1)
 
-    def _note_norms(self, squares: Tensor, scale: Tensor, adversarial: bool) -> None:
+    def _note_norms(self, squares: Tensor, loss_scale: Tensor, adversarial: bool) -> None:
         """Norms of the whole batch's gradients at z_hat: each part has its share of the mean, so that they do not depend on the parts."""
-        norms = sum_over_ranks(squares, self.world).sqrt() / (scale * self.world.size)
+        norms = sum_over_ranks(squares, self.world).sqrt() / (loss_scale * self.world.size)
         self.means.add(spatial_gradient=norms[0])
         if adversarial:
             balance = self.run.balance

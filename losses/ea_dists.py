@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from losses.dists import DISTS
 from losses.features import check_pair
 from losses.lpips_loss import LPIPS, UniformLPIPS
+from losses.settings import PerceptualSettings
 from losses.sobel import sobel
 
 
@@ -15,7 +16,13 @@ class EdgeAware(nn.Module):
     Pictures and edges go through the trunk as one batch of 2N. See `sobel` for mode and eps, and their ValueErrors.
     """
 
-    def __init__(self, distance: DISTS | LPIPS | UniformLPIPS, *, sobel_mode: str = "grey", sobel_eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        distance: DISTS | LPIPS | UniformLPIPS,
+        *,
+        sobel_mode: str = PerceptualSettings.sobel_mode,
+        sobel_eps: float = PerceptualSettings.sobel_eps,
+    ) -> None:
         super().__init__()
         self.distance = distance
         self.sobel_mode = sobel_mode

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from losses.features import check_pair
 from losses.pattern import binomial_blur
-from losses.sobel import LUMA_BT601, sobel_gradients
+from losses.sobel import luma, sobel_gradients
 
 SIGMA = 2
 """Pixels: of the window within which an edge has one direction."""
@@ -46,18 +46,14 @@ def overshoot(sr: Tensor, hr: Tensor) -> Tensor:
     return ((sr - high).relu() + (low - sr).relu()).sum(dim=1).mean()
 
 
-def _luma(images: Tensor) -> Tensor:
-    return sum(weight * images[:, index : index + 1].float() for index, weight in enumerate(LUMA_BT601))
-
-
 def _luma_and_colours(images: Tensor) -> Tensor:
-    luma = _luma(images)
-    return torch.cat([luma, images[:, :1] - luma, images[:, 2:] - luma], dim=1)
+    y = luma(images)
+    return torch.cat([y, images[:, :1] - y, images[:, 2:] - y], dim=1)
 
 
 def _coherence(images: Tensor) -> tuple[Tensor, Tensor]:
     """(N, 1, H, W): the coherence, and the mean squared gradient per pixel."""
-    x, y = (gradient / 8 for gradient in sobel_gradients(_luma(images)))
+    x, y = (gradient / 8 for gradient in sobel_gradients(luma(images)))
     products = torch.cat([x * x, x * y, y * y], dim=1)
     for _ in range(SIGMA**2):  # each pass adds a variance of 1
         products = binomial_blur(products)

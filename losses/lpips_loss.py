@@ -67,7 +67,7 @@ def _unit(hidden: Tensor) -> Tensor:
 
 
 def _build_lpips(net: str, trunk: dict[str, Tensor]) -> nn.Module:
-    import lpips
+    import lpips  # late: it brings torchvision, and only training with LPIPS needs it
 
     # On the meta device: the package would first build and randomly fill a VGG16 with its 138 M parameter classifier.
     with warnings.catch_warnings(), torch.device("meta"):

@@ -10,6 +10,7 @@ from losses.dists import build_dists
 from losses.ea_dists import EdgeAware
 from losses.features import build_features, get_backbone
 from losses.lpips_loss import LPIPS, UniformLPIPS
+from losses.settings import PerceptualSettings
 
 
 class Recipe(NamedTuple):
@@ -32,35 +33,26 @@ PERCEPTUAL: dict[str, Recipe | None] = {
 }
 
 
-def build_perceptual(
-    type: str,
-    *,
-    backbone: str = "vgg16",
-    backbone_weights: str = "torchvision",
-    dists_weights: str | None = None,
-    sobel_mode: str = "grey",
-    sobel_eps: float = 1e-6,
-) -> nn.Module | None:
+def build_perceptual(settings: PerceptualSettings) -> nn.Module | None:
     """A frozen module (sr, hr) -> float32 scalar, the mean over the batch of images (N, 3, H, W) in [0, 1]; None for "mse".
 
-    type: a key of PERCEPTUAL. backbone, backbone_weights: see `build_features`. dists_weights: see `build_dists`; the lpips types do
-    not look at it. sobel_mode, sobel_eps: see `sobel`; only the ea_ types look at them.
-    LPIPS is the lpips package with its heads on vgg16, and the uniform formula on squeezenet1_1 (see losses.lpips_loss).
-    Besides `forward`, the module has `scores(sr, hr) -> (N,)`. Raises ValueError (options, files) or OSError (download).
+    settings: of its fields `weight` and `shift` are left to the caller. LPIPS is the lpips package with its heads on vgg16, and the uniform
+    formula on squeezenet1_1 (see losses.lpips_loss). Besides `forward`, the module has `scores(sr, hr) -> (N,)`.
+    Raises ValueError (settings, files) or OSError (download).
     """
-    if type not in PERCEPTUAL:
-        raise ValueError(f"perceptual type: {type!r} is unknown; expected one of {', '.join(PERCEPTUAL)}")
-    recipe = PERCEPTUAL[type]
+    if settings.type not in PERCEPTUAL:
+        raise ValueError(f"perceptual type: {settings.type!r} is unknown; expected one of {', '.join(PERCEPTUAL)}")
+    recipe, backbone, weights = PERCEPTUAL[settings.type], settings.backbone, settings.backbone_weights
     if recipe is None:
         return None
     get_backbone(backbone)
     if recipe.distance == "dists":
-        distance = build_dists(backbone, backbone_weights, dists_weights)
+        distance = build_dists(backbone, weights, settings.dists_weights)
     elif backbone == "vgg16":
-        distance = LPIPS(backbone, backbone_weights)
+        distance = LPIPS(backbone, weights)
     else:
-        distance = UniformLPIPS(build_features(backbone, backbone_weights))
-    return EdgeAware(distance, sobel_mode=sobel_mode, sobel_eps=sobel_eps) if recipe.edge_aware else distance
+        distance = UniformLPIPS(build_features(backbone, weights))
+    return EdgeAware(distance, sobel_mode=settings.sobel_mode, sobel_eps=settings.sobel_eps) if recipe.edge_aware else distance
 
 
 def shifted_distance(

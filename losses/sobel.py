@@ -3,8 +3,15 @@
 import torch
 from torch import Tensor
 
+from losses.settings import PerceptualSettings
+
 LUMA_BT601 = (0.299, 0.587, 0.114)
 SOBEL_MODES = ("channel", "grey")
+
+
+def luma(images: Tensor) -> Tensor:
+    """BT.601 luma of RGB images: (N, 3, H, W) -> float32 (N, 1, H, W), same range."""
+    return sum(weight * images[:, index : index + 1].float() for index, weight in enumerate(LUMA_BT601))
 
 
 def sobel_gradients(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,7 +34,7 @@ def sobel_gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return gradient_x, gradient_y
 
 
-def sobel(images: Tensor, *, mode: str = "grey", eps: float = 1e-6) -> Tensor:
+def sobel(images: Tensor, *, mode: str = PerceptualSettings.sobel_mode, eps: float = PerceptualSettings.sobel_eps) -> Tensor:
     """Edge magnitude S(x) = sqrt((G_x * x)^2 + (G_y * x)^2) (Eq. 7).
 
     images: (N, 3, H, W) RGB in [0, 1]. Returns float32 (N, 3, H, W); values reach about 4.5 and are not rescaled, as in the paper.
@@ -41,10 +48,7 @@ def sobel(images: Tensor, *, mode: str = "grey", eps: float = 1e-6) -> Tensor:
         raise ValueError(f"sobel_mode: {mode!r} is unknown; expected one of {', '.join(SOBEL_MODES)}")
     if not eps > 0:
         raise ValueError(f"sobel_eps: {eps!r} must be > 0, or flat regions have no gradient (NaN)")
-    images = images.float()
-    if mode == "grey":
-        images = sum(weight * images[:, index : index + 1] for index, weight in enumerate(LUMA_BT601))
-    gradient_x, gradient_y = sobel_gradients(images)
+    gradient_x, gradient_y = sobel_gradients(luma(images) if mode == "grey" else images)
     magnitude = (gradient_x.square() + gradient_y.square() + eps).sqrt()
     return magnitude.repeat(1, 3, 1, 1) if mode == "grey" else magnitude
 

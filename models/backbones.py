@@ -8,21 +8,18 @@ discriminator), AutoencoderTiny as the VAE, and the small base of this project w
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import diffusers.loaders  # noqa: F401  notes what could be loaded from where, for which it must see all packages: see `_out_of_sight`
 import torch
-import torch.nn.functional as F
 from diffusers.utils import import_utils
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from models.autoencoders import Autoencoder, BlockAutoencoder, KLAutoencoder, TinyAutoencoder
 from models.block_transform import BlockTransform
 from models.configs import SCHEDULE
 from models.diffusion import scaled_linear_alphas_cumprod
-from models.precision import without_autocast
-from models.pretrained_files import everything, place, read_config, read_weights
+from models.pretrained_files import address_of, everything, read_config, read_weights
 from models.random_source import is_random, kind_and_seed, random_tensors
 
 
@@ -53,136 +50,13 @@ def _out_of_sight(*packages: str) -> Iterator[None]:
 with _out_of_sight("peft", "bitsandbytes", "transformers", "torchvision"):
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
-AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "BlockTransform": BlockTransform}
+AUTOENCODERS = {
+    "AutoencoderKL": (AutoencoderKL, KLAutoencoder),
+    "AutoencoderTiny": (AutoencoderTiny, TinyAutoencoder),
+    "BlockTransform": (BlockTransform, BlockAutoencoder),
+}
+"""Kind, as config.json names it -> the model, and the class that wraps it."""
 TRUNK_PARTS = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
-
-
-class Autoencoder(nn.Module):
-    """One face for every kind of autoencoder: pictures in [-1, 1] <-> latents already times their scaling factor.
-
-    The latent of a learned VAE is the mode of its distribution, so that the same picture always gives the same latent.
-    """
-
-    def __init__(self, model: AutoencoderKL | AutoencoderTiny | BlockTransform):
-        super().__init__()
-        self.model = model
-
-    @property
-    def latent_channels(self) -> int:
-        return self.model.latent_channels if isinstance(self.model, BlockTransform) else self.model.config.latent_channels
-
-    @property
-    def is_blockwise(self) -> bool:
-        """Whether a latent position and its own block of pixels are all that each other depend on."""
-        return isinstance(self.model, BlockTransform)
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent position along each side: 8 for Stable Diffusion, the block size for a BlockTransform."""
-        if isinstance(self.model, BlockTransform):
-            return self.model.block_size
-        config = self.model.config
-        levels = config.block_out_channels if isinstance(self.model, AutoencoderKL) else config.decoder_block_out_channels
-        return 2 ** (len(levels) - 1)
-
-    @property
-    def channel_gain(self) -> Tensor:
-        """(C,) float32: how loud each latent channel of the discriminator's gradient is heard; their root mean square is 1.
-
-        Of a whitened transform its standard deviations, which a loss on pictures brings along to z_hat through the decoder and a
-        discriminator that judges latents does not, in intensity; 0 in the colours, where a small generator answers with fringes beside
-        every edge. All ones for a learned VAE, whose channels weigh about the same and mix colours and intensity.
-        """
-        if isinstance(self.model, BlockTransform):
-            gain = self.model.std.clone()
-            gain[self.model.block_size**2 :] = 0
-            return gain / gain.square().mean().sqrt()
-        return torch.ones(self.latent_channels, device=next(self.model.parameters()).device)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] -> z (N, C, H / factor, W / factor), float32 or finer."""
-        if isinstance(self.model, BlockTransform):
-            return self.model.encode(images)
-        images = images.to(next(self.model.parameters()).dtype)
-        if isinstance(self.model, AutoencoderTiny):
-            latents = self.model.encode(images).latents
-            return latents.to(torch.promote_types(latents.dtype, torch.float32)) * self.model.config.scaling_factor
-        return self.latents(self.model.encoder(images))
-
-    def decode(self, z: Tensor) -> Tensor:
-        """z (N, C, h, w) -> (N, 3, factor h, factor w), about [-1, 1], not clamped."""
-        if isinstance(self.model, BlockTransform):
-            return self.model.decode(z)
-        return self.model.decoder(self.decoder_input(z))
-
-    def latents(self, moments: Tensor) -> Tensor:
-        """What z is made of: an AutoencoderKL's encoder output (N, 2C, h, w) -> z, the mode (N, C, h, w), float32 or finer.
-
-        Not in half precision even under autocast: generated latents come from Eq. 1 in float32, and a discriminator must not tell real ones
-        by their rounding.
-        """
-        dtype, quant_conv = torch.promote_types(moments.dtype, torch.float32), self.model.quant_conv
-        moments = moments.to(dtype)
-        if quant_conv is not None:
-            with without_autocast(moments):
-                moments = F.conv2d(moments, quant_conv.weight.to(dtype), quant_conv.bias.to(dtype))
-        return moments.chunk(2, dim=1)[0] * self.model.config.scaling_factor
-
-    def decoder_input(self, z: Tensor) -> Tensor:
-        """z (N, C, h, w) as a learned decoder takes it, in the weights' dtype."""
-        z = z.to(next(self.model.parameters()).dtype) / self.model.config.scaling_factor
-        post_quant_conv = getattr(self.model, "post_quant_conv", None)  # AutoencoderTiny has none
-        return z if post_quant_conv is None else post_quant_conv(z)
-
-    @property
-    def encoding(self) -> "Autoencoder":
-        """The autoencoder that encodes: this one, unless two share the work."""
-        return self
-
-    @property
-    def decoding(self) -> "Autoencoder":
-        """The autoencoder that decodes: this one, unless two share the work."""
-        return self
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Checkpoints the decoder only: nothing is learned before it, and its activations are the largest of all.
-
-        Not the reentrant kind: it refuses `torch.autograd.grad`, which the training loop takes the gradient at z_hat with.
-        """
-        if not isinstance(self.model, BlockTransform):
-            self.model.decoder.gradient_checkpointing = True
-            self.model.decoder._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-
-
-class SharedAutoencoder(Autoencoder):
-    """Two autoencoders of one latent space: one encodes, the other decodes. For inference: what neither needs is given up."""
-
-    def __init__(self, encoding: Autoencoder, decoding: Autoencoder):
-        sizes = [(half.latent_channels, half.factor) for half in (encoding, decoding)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(f"two autoencoders of different latent spaces: (channels, pixels per position) are {sizes[0]} and {sizes[1]}")
-        super().__init__(encoding.model)
-        self._halves = nn.ModuleList([encoding, decoding])
-        for half, unused in ((encoding, "decoder"), (decoding, "encoder")):
-            half.model._modules.pop(unused, None)
-
-    @property
-    def encoding(self) -> Autoencoder:
-        """The one that encodes."""
-        return self._halves[0]
-
-    @property
-    def decoding(self) -> Autoencoder:
-        """The one that decodes."""
-        return self._halves[1]
-
-    def encode(self, images: Tensor) -> Tensor:
-        """As the one that encodes."""
-        return self.encoding.encode(images)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """As the one that decodes."""
-        return self.decoding.decode(z)
 
 
 def base_weights(
@@ -201,12 +75,9 @@ def base_weights(
     if not is_random(source):
         return read_weights(source, subfolder, revision, keep)
     config = read_config(source, subfolder)
-    if subfolder == "unet":
-        state = meta_unet(config).state_dict()
-    elif config["_class_name"] == "BlockTransform":
-        return BlockTransform(config["block_size"]).state_dict()  # nothing in it is random
-    else:
-        state = meta_autoencoder(config).model.state_dict()
+    if config.get("_class_name") == "BlockTransform":
+        return BlockTransform.from_config(config).state_dict()  # nothing in it is random
+    state = (meta_unet(config) if subfolder == "unet" else meta_autoencoder(config).model).state_dict()
     return random_tensors({name: tensor.shape for name, tensor in state.items() if keep(name)}, kind_and_seed(source)[1], dtype)
 
 
@@ -219,14 +90,16 @@ def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtyp
     config = read_config(source, subfolder, revision)
     kind = config.get("_class_name", "AutoencoderKL")
     if kind not in AUTOENCODERS:
-        raise ValueError(f"'{place(source, subfolder, 'config.json')}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
+        file = address_of(source, subfolder, "config.json")
+        raise ValueError(f"'{file}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
     weights = base_weights(source, subfolder, revision, dtype=dtype)
-    if kind == "BlockTransform":
-        model = BlockTransform(config["block_size"])
+    model_kind, wrapper = AUTOENCODERS[kind]
+    if model_kind is BlockTransform:
+        model = BlockTransform.from_config(config)
         model.load_state_dict(weights)
     else:
-        model = _build(AUTOENCODERS[kind], config, weights, dtype, place(source, subfolder))
-    return Autoencoder(model).requires_grad_(False).eval()
+        model = _build(model_kind, config, weights, dtype, address_of(source, subfolder))
+    return wrapper(model).requires_grad_(False).eval()
 
 
 def load_unet(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
@@ -346,7 +219,7 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def save_base(folder: Path, unet: UNet2DConditionModel, autoencoder: Autoencoder) -> None:
     """Writes a base model that `load_unet`, `load_autoencoder` and diffusers can read: unet/, vae/, scheduler/."""
-    from diffusers import DDPMScheduler
+    from diffusers import DDPMScheduler  # late: only what makes a base needs it
 
     folder = Path(folder)
     unet.save_pretrained(folder / "unet")
@@ -362,9 +235,8 @@ def new_unet(config: dict, seed: int = 0) -> UNet2DConditionModel:
 
 def new_autoencoder(config: dict, seed: int = 0) -> Autoencoder:
     """An autoencoder of the kind that config["_class_name"] says, with freshly drawn weights where it has weights."""
-    if config["_class_name"] == "BlockTransform":
-        return Autoencoder(BlockTransform(config["block_size"]))
-    return Autoencoder(_new(AUTOENCODERS[config["_class_name"]], config, seed))
+    kind, wrapper = AUTOENCODERS[config["_class_name"]]
+    return wrapper(_new(kind, config, seed))
 
 
 def _new(kind: type, config: dict, seed: int) -> nn.Module:
@@ -389,6 +261,5 @@ def meta_trunk(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DCondit
 def meta_autoencoder(config: dict, dtype: torch.dtype = torch.float32) -> Autoencoder:
     """What `load_autoencoder` loads, on the meta device."""
     with torch.device("meta"):
-        kind = config.get("_class_name", "AutoencoderKL")
-        model = BlockTransform(config["block_size"]) if kind == "BlockTransform" else cast(AUTOENCODERS[kind].from_config(config), dtype)
-        return Autoencoder(model).requires_grad_(False).eval()
+        kind, wrapper = AUTOENCODERS[config.get("_class_name", "AutoencoderKL")]
+        return wrapper(kind.from_config(config)).to_precision(dtype).requires_grad_(False).eval()

@@ -9,6 +9,7 @@ which is what a diffusion model's noise schedule expects of a latent.
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,11 @@ class BlockTransform(nn.Module):
         self.register_buffer("mean", torch.zeros(self.latent_channels))
         self.register_buffer("std", torch.ones(self.latent_channels))
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "BlockTransform":
+        """As config.json describes it, not whitened yet; named as diffusers' models name it."""
+        return cls(config["block_size"])
+
     def transform(self, images: Tensor) -> Tensor:
         """Unwhitened coefficients: (N, 3, H, W) -> (N, C, H/b, W/b). Keeps the energy of the picture."""
         with without_autocast(images):
@@ -88,7 +94,6 @@ class BlockTransform(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: Path) -> "BlockTransform":
         """Reads what `save_pretrained` wrote."""
-        config = json.loads((Path(folder) / CONFIG_NAME).read_text())
-        transform = cls(config["block_size"])
+        transform = cls.from_config(json.loads((Path(folder) / CONFIG_NAME).read_text()))
         transform.load_state_dict(load_file(Path(folder) / WEIGHTS_NAME))
         return transform

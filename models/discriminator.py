@@ -7,10 +7,11 @@ and diffusion-GAN ones of Table 6.
 import torch
 from torch import Tensor, nn
 
-from models.backbones import load_trunk, needs_pooled_condition, pooled_width, trunk_features
-from models.lora import LORA_TARGETS, add_lora
+from models.backbones import heavy_layers, load_trunk, needs_pooled_condition, pooled_width, trunk_features
+from models.lora import add_lora
 from models.precision import without_autocast
 from models.prompt import initial_prompt
+from models.settings import DiscriminatorSettings
 
 
 class Discriminator(nn.Module):
@@ -73,6 +74,15 @@ class Discriminator(nn.Module):
             return None
         return {"text_embeds": self.pooled_embedding.to(dtype).expand(count, -1), "time_ids": self.time_ids.expand(count, -1)}
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the latents that it judges."""
+        return self.trunk.config.in_channels
+
+    def heavy_layers(self) -> list[nn.Module]:
+        """Pieces of a few percent each that hold nearly all frozen weights, none inside another: what sharding spreads."""
+        return heavy_layers(self.trunk)
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes, by name: adapters or the whole trunk, embeddings and heads."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -85,47 +95,30 @@ def realism_head(channels: int, hidden: int, seed: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, 1, 1))
 
 
-def prepare_trunk(trunk: nn.Module, *, train: str, train_conv_in: bool, rank: int, alpha: int, targets: tuple[str, ...], seed: int) -> None:
+def prepare_trunk(trunk: nn.Module, settings: DiscriminatorSettings, seed: int) -> None:
     """Decides what of a frozen trunk trains: adapters ("lora"), perhaps conv_in beside them, or all of it ("full"), always in float32."""
-    if train == "full":
+    if settings.train == "full":
         trunk.requires_grad_(True)
         return
-    add_lora(trunk, rank, alpha, targets, seed)
-    if train_conv_in:
+    add_lora(trunk, settings.lora.rank, settings.lora.alpha, settings.lora.targets, seed)
+    if settings.train_conv_in:
         for parameter in trunk.conv_in.parameters():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
 
 
 def build_discriminator(
-    source: str,
-    *,
-    revision: str | None = None,
-    train: str = "lora",
-    train_conv_in: bool = False,
-    features: str = "mid",
-    rank: int = 16,
-    alpha: int = 16,
-    targets: tuple[str, ...] = LORA_TARGETS,
-    head_channels: int = 320,
-    prompt_tokens: int = 77,
-    prompt_init: str = "normal",
-    prompt_std: float = 0.02,
-    image_size: int = 512,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
+    settings: DiscriminatorSettings, *, image_size: int = 512, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Discriminator:
-    """A discriminator ready to be trained from a base model, `source` a folder or a hub id.
+    """A discriminator ready to be trained from a base model. What is drawn at random depends on `seed` only.
 
     Args:
-        train: "lora" trains adapters of `rank`, "full" every weight of the trunk.
-        train_conv_in: train the first convolution beside the adapters.
-        features: see `Discriminator`.
-        prompt_init: "zeros" is SDXL's own null condition; for SD 2.1 zeros are unseen, so "normal" N(0, prompt_std^2).
+        image_size: see `Discriminator`.
         dtype: of the frozen weights. What is trained is always float32.
     """
-    trunk = load_trunk(source, revision, torch.float32 if train == "full" else dtype)
-    prepare_trunk(trunk, train=train, train_conv_in=train_conv_in, rank=rank, alpha=alpha, targets=targets, seed=seed)
-    prompt = initial_prompt(prompt_tokens, trunk.config.cross_attention_dim, prompt_init, prompt_std, seed)
+    trunk = load_trunk(settings.pretrained, settings.revision, torch.float32 if settings.train == "full" else dtype)
+    prepare_trunk(trunk, settings, seed)
+    width = trunk.config.cross_attention_dim
+    prompt = initial_prompt(settings.prompt_tokens, width, settings.prompt_init, settings.prompt_std, seed)
     pooled = torch.zeros(pooled_width(trunk)) if needs_pooled_condition(trunk) else None
-    return Discriminator(trunk, prompt, pooled, image_size, features, head_channels, seed)
+    return Discriminator(trunk, prompt, pooled, image_size, settings.features, settings.head_channels, seed)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones import AUTOENCODERS, Autoencoder, SharedAutoencoder
+from models.autoencoders import Autoencoder, BlockAutoencoder, KLAutoencoder, SharedAutoencoder, TinyAutoencoder
 from models.block_transform import BlockTransform
 from models.fused_unet import FusedUNet, same_layer
 from models.generator import Generator
@@ -21,16 +21,22 @@ Affine = tuple[Tensor, Tensor]
 """Matrix (C, C) and shift (C,), float64: what the decoder takes is matrix z + shift."""
 
 
-class FoldedAutoencoder(Autoencoder):
-    """An autoencoder that gives z as it is and takes what the UNet's last layer makes of it."""
+class FoldedKL(KLAutoencoder):
+    """A VAE whose encoder gives z as it is, and that takes what the UNet's last layer makes of it."""
 
-    def latents(self, moments: Tensor) -> Tensor:
+    def latents(self, encoded: Tensor) -> Tensor:
         """The folded encoder gives z itself."""
-        return moments
+        return encoded
 
     def decoder_input(self, z: Tensor) -> Tensor:
         """The folded UNet gives what the decoder takes."""
         return z.to(next(self.model.parameters()).dtype)
+
+
+class FoldedTiny(TinyAutoencoder):
+    """An AutoencoderTiny that takes what the UNet's last layer makes of its latents."""
+
+    decoder_input = FoldedKL.decoder_input
 
 
 class FoldedBlockTransform(BlockTransform):
@@ -129,18 +135,18 @@ def fold_autoencoder(autoencoder: Autoencoder) -> tuple[Autoencoder, Affine]:
         decoding, affine = fold_autoencoder(autoencoder.decoding)
         return SharedAutoencoder(encoding, decoding), affine
     model = autoencoder.model
-    if isinstance(model, BlockTransform):
-        return Autoencoder(FoldedBlockTransform(model)), (model.std.double().diag(), model.mean.double())
+    if isinstance(autoencoder, BlockAutoencoder):
+        return BlockAutoencoder(FoldedBlockTransform(model)), (model.std.double().diag(), model.mean.double())
     scaling = model.config.scaling_factor
     like = next(model.parameters())
     identity = torch.eye(autoencoder.latent_channels, dtype=torch.float64, device=like.device)
     matrix, shift = identity / scaling, torch.zeros_like(identity[0])
-    if isinstance(model, AUTOENCODERS["AutoencoderKL"]):
-        post = model.post_quant_conv
-        if post is not None:
-            matrix, shift = post.weight.double()[..., 0, 0] / scaling, post.bias.double()
-        model = _folded_kl(model)
-    return FoldedAutoencoder(model), (matrix, shift)
+    if isinstance(autoencoder, TinyAutoencoder):
+        return FoldedTiny(model), (matrix, shift)
+    post = model.post_quant_conv
+    if post is not None:
+        matrix, shift = post.weight.double()[..., 0, 0] / scaling, post.bias.double()
+    return FoldedKL(_folded_kl(model)), (matrix, shift)
 
 
 def _folded_kl(model: nn.Module) -> nn.Module:

@@ -9,19 +9,16 @@ From a program of your own:
 
 import copy
 import hashlib
-import json
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.autoencoders import Autoencoder, SharedAutoencoder
 from models.backbones import (
-    Autoencoder,
-    SharedAutoencoder,
     base_weights,
     cast,
     load_alphas_cumprod,
@@ -30,16 +27,12 @@ from models.backbones import (
     predict_noise,
 )
 from models.diffusion import predict_z0
-from models.lora import LORA_FILE, LORA_TARGETS, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
-from models.pretrained_files import said_of
+from models.lora import LORA_FILE, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
 from models.prompt import initial_prompt
+from models.release import MERGED, base_of, full_state, read_generator_config, read_generator_tensors, revision_of
+from models.settings import GeneratorSettings
 
 Image = TypeVar("Image", np.ndarray, Tensor)
-
-CONFIG_FILE = "config.json"
-GENERATOR_FILE = "generator.safetensors"
-MERGED = "merged"
-"""`train` in the config.json of a folder that tools/export.py wrote: whole in itself, adapters in the weights of its unet/."""
 
 
 class Generator(nn.Module):
@@ -150,38 +143,21 @@ class Generator(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
 
-def build_generator(
-    source: str,
-    *,
-    revision: str | None = None,
-    vae: str | None = None,
-    timestep: int = 399,
-    scale: int = 4,
-    train: str = "lora",
-    rank: int = 16,
-    alpha: int = 16,
-    targets: tuple[str, ...] = LORA_TARGETS,
-    prompt_tokens: int = 77,
-    prompt_init: str = "normal",
-    prompt_std: float = 0.02,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Generator:
-    """A generator ready to be trained from a base model, `source` a folder or a hub id.
+def build_generator(settings: GeneratorSettings, *, scale: int = 4, dtype: torch.dtype = torch.float32, seed: int = 0) -> Generator:
+    """A generator ready to be trained from a base model. What is drawn at random depends on `seed` only.
 
-    Args:
-        vae: another autoencoder than the base's own, same latent space (TAESD, say).
-        train: "lora" freezes the UNet and trains adapters of `rank`; "full" trains every weight of the UNet, in float32.
-        dtype: of the frozen weights. What is trained is always float32.
+    dtype: of the frozen weights. What is trained is always float32.
     """
-    unet = load_unet(source, revision, torch.float32 if train == "full" else dtype)
-    autoencoder = load_autoencoder(vae or source, None if vae else revision, dtype, subfolder="" if vae else "vae")
-    prompt = initial_prompt(prompt_tokens, unet.config.cross_attention_dim, prompt_init, prompt_std, seed)
-    if train == "full":
+    source, vae, lora = settings.pretrained, settings.vae, settings.lora
+    unet = load_unet(source, settings.revision, torch.float32 if settings.train == "full" else dtype)
+    autoencoder = load_autoencoder(vae or source, None if vae else settings.revision, dtype, subfolder="" if vae else "vae")
+    width = unet.config.cross_attention_dim
+    prompt = initial_prompt(settings.prompt_tokens, width, settings.prompt_init, settings.prompt_std, seed)
+    if settings.train == "full":
         unet.requires_grad_(True)
     else:
-        add_lora(unet, rank, alpha, targets, seed)
-    return Generator(unet, autoencoder, load_alphas_cumprod(source, revision), prompt, timestep, scale)
+        add_lora(unet, lora.rank, lora.alpha, lora.targets, seed)
+    return Generator(unet, autoencoder, load_alphas_cumprod(source, settings.revision), prompt, settings.timestep, scale)
 
 
 def base_fingerprint(source: str, revision: str | None = None) -> str:
@@ -191,53 +167,6 @@ def base_fingerprint(source: str, revision: str | None = None) -> str:
     """
     weight = base_weights(source, "unet", revision, keep=lambda name: name == "conv_in.weight")["conv_in.weight"]
     return hashlib.sha256(weight.half().contiguous().numpy().tobytes()).hexdigest()
-
-
-def full_state(generator: Generator) -> dict[str, Tensor]:
-    """What generator.safetensors holds: the prompt embedding, and the UNet where all of it is trained."""
-    return {name: p.detach() for name, p in generator.trainable().items() if ".lora_A." not in name and ".lora_B." not in name}
-
-
-def save_generator_tensors(folder: Path, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
-    """Writes generator.safetensors."""
-    save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in state.items()}, Path(folder) / GENERATOR_FILE)
-
-
-def read_generator_config(path: str | Path) -> dict:
-    """config.json of a released or experiment folder.
-
-    Raises:
-        ValueError: there is none, or it is damaged.
-    """
-    file = Path(path) / CONFIG_FILE
-    if not file.is_file():
-        raise ValueError(
-            f"'{path}' holds no trained generator (no {CONFIG_FILE}). Give a released folder such as weights/d3sr-tiny, or "
-            "experiments/NAME/models/NAME_ITER of a training run"
-        )
-    try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    missing = [key for key in ("timestep", "scale", "train", "base") if key not in config]
-    if missing:
-        raise ValueError(f"{file} lacks {', '.join(missing)}: it does not describe a D3SR generator")
-    return config
-
-
-def base_of(path: str | Path, config: dict, base: str | None = None) -> str:
-    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from.
-
-    A merged folder is its own base, whatever is told: what it was trained on is no longer needed and would undo the training.
-    """
-    if config.get("train") == MERGED:
-        return str(path)
-    return base or (str(path) if (Path(path) / "unet" / "config.json").is_file() else config["base"])
-
-
-def revision_of(config: dict, source: str, revision: str | None = None) -> str | None:
-    """Of the base model on the hub: as told, else the one it was trained from, if `source` is that base."""
-    return config.get("revision") if revision is None and source == config["base"] else revision
 
 
 def load_generator(
@@ -267,7 +196,7 @@ def load_generator(
     revision = revision_of(config, source, revision)
     if config.get("base_fingerprint") not in (None, base_fingerprint(source, revision)):
         raise ValueError(f"'{path}' was trained on another base than '{source}' ({config['base']}): set network_g.pretrained to that one")
-    state = _read_generator_tensors(path)
+    state = read_generator_tensors(path)
     unet = load_unet(source, revision)
     if config["train"] == "full":
         trained = {name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")}
@@ -303,17 +232,10 @@ def use_fast_vae(generator: Generator, source: str, parts: str) -> None:
     generator.autoencoder = (SharedAutoencoder(own, fast) if parts == "decoder" else fast).requires_grad_(False).eval()
 
 
-def _read_generator_tensors(path: str | Path) -> dict[str, Tensor]:
-    file = Path(path) / GENERATOR_FILE
-    with said_of(file):
-        return load_file(file)
-
-
 def cast_weights(generator: Generator, dtype: torch.dtype) -> Generator:
     """Weights to `dtype`, but for the noise schedule and the whitening of a block transform, which stay float32."""
     cast(generator.unet, dtype)
-    if any(True for _ in generator.autoencoder.parameters()):
-        cast(generator.autoencoder, dtype)
+    generator.autoencoder.to_precision(dtype)
     return generator
 
 
@@ -337,7 +259,7 @@ def load_trained(generator: Generator, path: str | Path) -> None:
             f"'{path}' is a merged model, whose LoRA cannot be taken out again: set path.pretrain_network_g to the folder it was "
             "exported from, or network_g.pretrained to this one to train a new LoRA on it"
         )
-    state = _read_generator_tensors(path)
+    state = read_generator_tensors(path)
     own = full_state(generator)
     if set(state) != set(own) or (config["train"] == "lora") != bool(lora_parameters(generator.unet)):
         raise ValueError(f"'{path}' was trained with network_g.train: {config['train']}; set the same here to start from it")

@@ -1,7 +1,4 @@
-"""Low-rank adapters on a frozen UNet. The only file that imports peft, and only where adapters are trained.
-
-`LORA_TARGETS` is the list behind the paper's Table 3: with r = 16 it gives 16,944,128 parameters on 278 modules of SD 2.1-base.
-"""
+"""Low-rank adapters on a frozen UNet. The only file that imports peft, and only where adapters are trained."""
 
 import json
 from collections.abc import Sequence
@@ -12,24 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.pretrained_files import said_of
+from models.pretrained_files import reading_tensors
+from models.settings import LORA_TARGETS
 
-LORA_TARGETS = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-    "proj_in",
-    "proj_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "conv1",
-    "conv2",
-    "conv_shortcut",
-    "downsamplers.0.conv",
-    "upsamplers.0.conv",
-    "time_emb_proj",
-)
 LORA_FILE = "pytorch_lora_weights.safetensors"
 METADATA_KEY = "lora_adapter_metadata"
 PREFIX = "unet."
@@ -43,7 +25,7 @@ def add_lora(unet: nn.Module, rank: int, alpha: int, targets: Sequence[str] = LO
     Raises:
         ValueError: no layer matches.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig  # late: peft is half of the start-up, and restoring does without it
 
     config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
     with torch.random.fork_rng(devices=[]):
@@ -75,7 +57,7 @@ def lora_state(unet: nn.Module) -> dict[str, Tensor]:
     Not through diffusers' `convert_state_dict_to_diffusers`: it renames the attention layers only, and the mixture is then
     read back without them and without a word.
     """
-    from peft import get_peft_model_state_dict
+    from peft import get_peft_model_state_dict  # late: peft is half of the start-up, and restoring does without it
 
     return {name: tensor.detach() for name, tensor in get_peft_model_state_dict(unet).items()}
 
@@ -86,7 +68,7 @@ def load_lora_state(unet: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         ValueError: the saved adapters sit on other layers or have another rank.
     """
-    from peft import set_peft_model_state_dict
+    from peft import set_peft_model_state_dict  # late: peft is half of the start-up, and restoring does without it
 
     expected = {name: tensor.shape for name, tensor in lora_state(unet).items()}
     found = {name: tensor.shape for name, tensor in state.items()}
@@ -117,7 +99,7 @@ def read_lora(path: Path) -> tuple[dict[str, Tensor], float]:
     Raises:
         ValueError: the file is missing or damaged.
     """
-    with said_of(path), safe_open(path, framework="pt") as file:
+    with reading_tensors(path), safe_open(path, framework="pt") as file:
         state = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
         metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     rank = metadata.get(PREFIX + "r", 1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion import forward_diffusion
+from models.settings import DiscriminatorSettings
 
 
 class NoiseAware:
@@ -11,7 +12,7 @@ class NoiseAware:
 
     adaptive = False
 
-    def __init__(self, low: int = 0, high: int = 999):
+    def __init__(self, low: int = DiscriminatorSettings.timestep_min, high: int = DiscriminatorSettings.timestep_max):
         self.low, self.high = low, high
 
     def draw_timestep(self, generator: torch.Generator) -> int:
@@ -93,3 +94,10 @@ class DiffusionGAN(NoiseAware):
 
 
 NOISINGS = {"noise_aware": NoiseAware, "vanilla": Vanilla, "diffusion_gan": DiffusionGAN}
+
+
+def build_noising(settings: DiscriminatorSettings) -> NoiseAware | None:
+    """What the discriminator is shown; None where there is none."""
+    if settings.type == "none":
+        return None
+    return NoiseAware(settings.timestep_min, settings.timestep_max) if settings.type == "noise_aware" else NOISINGS[settings.type]()

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
+import huggingface_hub
 import torch
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -29,7 +37,7 @@ def is_local(source: str) -> bool:
     return Path(source).is_dir()
 
 
-def place(source: str, *parts: str) -> str:
+def address_of(source: str, *parts: str) -> str:
     """Where something lies, for messages: `source` and the parts below it that are not empty."""
     return "/".join([source, *filter(None, parts)])
 
@@ -45,7 +53,7 @@ def missing_model_error(source: str, filename: str, reason: str) -> ValueError:
 
 
 @contextmanager
-def said_of(path: Path) -> Iterator[None]:
+def reading_tensors(path: Path) -> Iterator[None]:
     """Around the reading of a file with tensors.
 
     Raises:
@@ -83,19 +91,10 @@ def find_file(source: str, names: tuple[str, ...] | str, subfolder: str, revisio
 
 def _find_on_hub(source: str, names: tuple[str, ...], subfolder: str, revision: str | None) -> Path | str:
     """The file in the hub's cache, or why there is none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
     reason = "no such file in the repository"
     for name in names:
         try:
-            return Path(hf_hub_download(source, name, subfolder=subfolder, revision=revision))
+            return Path(huggingface_hub.hf_hub_download(source, name, subfolder=subfolder, revision=revision))
         except RepositoryNotFoundError:
             return "no such folder here and no such repository on the hub (or it is private)"
         except LocalEntryNotFoundError:
@@ -149,8 +148,8 @@ def read_weights(source: str, subfolder: str, revision: str | None = None, keep:
 
 def _read_file(path: Path, keep: Callable[[str], bool]) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        with said_of(path), safe_open(path, framework="pt") as file:
+        with reading_tensors(path), safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys() if keep(name)}  # noqa: SIM118  safe_open is no mapping
-    with said_of(path):
+    with reading_tensors(path):
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return {name: tensor for name, tensor in state.items() if keep(name)}

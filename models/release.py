@@ -1,23 +1,35 @@
-"""The folder of a trained generator: experiments/NAME/models/NAME_ITER, and what `load_generator` and diffusers read back."""
+"""The folder of a trained generator, read and written: experiments/NAME/models/NAME_ITER, a released one, or one of tools/export.py.
+
+pytorch_lora_weights.safetensors (adapters), generator.safetensors (prompt embedding, and the UNet where all of it trains), config.json.
+`models.generator.load_generator` and diffusers read it back.
+"""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from data.whole_files import write_folder, write_text
-from models.generator import CONFIG_FILE, Generator, full_state, save_generator_tensors
 from models.lora import LORA_FILE, lora_parameters, save_lora
+from models.pretrained_files import WEIGHTS_NAMES, find_file, is_local, reading_tensors
+from models.random_source import DESCRIPTION, is_random
 
 CODE_VERSION = "0.1.0"
+CONFIG_FILE = "config.json"
+GENERATOR_FILE = "generator.safetensors"
+MERGED = "merged"
+"""`train` in the config.json of a folder that tools/export.py wrote: whole in itself, adapters in the weights of its unet/."""
 
 
-def save_release(folder: Path, generator: Generator, config: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+def save_release(folder: Path, generator: nn.Module, config: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
     """Writes what was trained, as the generator carries it now; nothing frozen is saved.
 
-    pytorch_lora_weights.safetensors (adapters), generator.safetensors (prompt embedding, and the UNet where all of it trains), config.json.
+    generator: a `models.generator.Generator`. config: what config.json says of it, beside the version of this code.
     """
 
     def write(temporary: Path) -> None:
@@ -35,8 +47,106 @@ def note_metrics(folder: Path, metrics: dict[str, float]) -> None:
     write_text(file, json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"metrics": metrics}, indent=2) + "\n")
 
 
-def parameter_summary(module: nn.Module) -> str:
-    """`16.94 M trained in 557 tensors, 949.56 M frozen`."""
-    trained = [p.numel() for p in module.parameters() if p.requires_grad]
-    frozen = sum(p.numel() for p in module.parameters()) - sum(trained)
-    return f"{sum(trained) / 1e6:.2f} M trained in {len(trained)} tensors, {frozen / 1e6:.2f} M frozen"
+def full_state(generator: nn.Module) -> dict[str, Tensor]:
+    """What generator.safetensors holds: the prompt embedding, and the UNet where all of it is trained."""
+    adapters = set(map(id, lora_parameters(generator.unet)))
+    return {name: p.detach() for name, p in generator.trainable().items() if id(p) not in adapters}
+
+
+def save_generator_tensors(folder: Path, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+    """Writes generator.safetensors."""
+    save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in state.items()}, Path(folder) / GENERATOR_FILE)
+
+
+def read_generator_tensors(path: str | Path) -> dict[str, Tensor]:
+    """generator.safetensors, by name."""
+    file = Path(path) / GENERATOR_FILE
+    with reading_tensors(file):
+        return load_file(file)
+
+
+def read_generator_config(path: str | Path) -> dict:
+    """config.json of a released or experiment folder.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    file = Path(path) / CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(
+            f"'{path}' holds no trained generator (no {CONFIG_FILE}). Give a released folder such as weights/d3sr-tiny, or "
+            "experiments/NAME/models/NAME_ITER of a training run"
+        )
+    try:
+        config = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    missing = [key for key in ("timestep", "scale", "train", "base") if key not in config]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}: it does not describe a D3SR generator")
+    return config
+
+
+def base_of(path: str | Path, config: dict, base: str | None = None) -> str:
+    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from.
+
+    A merged folder is its own base, whatever is told: what it was trained on is no longer needed and would undo the training.
+    """
+    if config.get("train") == MERGED:
+        return str(path)
+    return base or (str(path) if (Path(path) / "unet" / "config.json").is_file() else config["base"])
+
+
+def revision_of(config: dict, source: str, revision: str | None = None) -> str | None:
+    """Of the base model on the hub: as told, else the one it was trained from, if `source` is that base."""
+    return config.get("revision") if revision is None and source == config["base"] else revision
+
+
+def describe_generator(path: str, base: str | None = None) -> str:
+    """Lines that say where the trained part and the base model lie, whether they are there, and how many parameters they store.
+
+    path, base: as for models.generator.load_generator. What is missing is said, not raised.
+    """
+    try:
+        config = read_generator_config(path)
+    except ValueError as error:
+        return f"generator: MISSING: {error}" + (f"\nbase model: {_shown(base)}" if base else "")
+    source = base_of(path, config, base)
+    vae = config.get("vae")
+    counts = {"UNet": _stored_at(source, "unet"), "autoencoder": _stored_at(vae, "") if vae else _stored_at(source, "vae")}
+    trained = sum(stored_parameters(file) for file in Path(path).glob("*.safetensors"))
+    what = f"{trained:,} trained parameters ({config['train']})"
+    origin = f"base model: {_shown(source)}"
+    if config["train"] == MERGED:
+        what = "merged, whole in itself" + (f"; network_g.pretrained ({base}) is not used" if base else "")
+        origin = f"merged from: {config.get('merged_from', {}).get('name', 'unknown')}, trained on {config['base']}"
+    lines = [
+        f"generator: {path}, T_L = {config['timestep']}, x{config['scale']}, {what}",
+        origin,
+        *([f"autoencoder: {_shown(vae)}"] if vae else []),
+        "parameters: " + ", ".join(f"{name} {'unknown' if count is None else f'{count:,}'}" for name, count in counts.items()),
+    ]
+    return "\n".join(lines)
+
+
+def stored_parameters(file: Path) -> int:
+    """How many numbers a .safetensors file holds, from its header."""
+    with safe_open(file, framework="pt") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  safe_open is no mapping
+
+
+def _stored_at(source: str, subfolder: str) -> int | None:
+    """Parameters of one component of a local base model; None where that cannot be told without a download."""
+    if not is_local(source):
+        return None
+    try:
+        file = find_file(source, WEIGHTS_NAMES, subfolder)
+    except ValueError:
+        return None
+    return stored_parameters(file) if file.suffix == ".safetensors" else None
+
+
+def _shown(source: str) -> str:
+    if is_random(source):
+        return f"{source} ({DESCRIPTION})"
+    return f"{source} (folder)" if is_local(source) else f"{source} (no such folder here: taken from the hub's cache, or downloaded)"

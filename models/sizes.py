@@ -6,58 +6,29 @@ Sizes come from the base model's own config.json where it is on this machine (it
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
+from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
+from torch import nn
 
-from models.backbones import SharedAutoencoder, meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
+from models.autoencoders import SharedAutoencoder
+from models.backbones import meta_autoencoder, meta_trunk, meta_unet, needs_pooled_condition, pooled_width
 from models.configs import KNOWN, known_model
 from models.discriminator import Discriminator, prepare_trunk
-from models.generator import CONFIG_FILE, GENERATOR_FILE, Generator, base_of, read_generator_config
-from models.lora import LORA_TARGETS, add_lora
-from models.pretrained_files import WEIGHTS_NAMES, is_local, said_of
+from models.generator import Generator
+from models.lora import add_lora
+from models.pretrained_files import WEIGHTS_NAMES, is_local, reading_tensors
 from models.random_source import is_random, kind_and_seed, random_config
-
-NUM_TIMESTEPS = 1000
+from models.release import CONFIG_FILE, GENERATOR_FILE, base_of, read_generator_config, revision_of
+from models.settings import NUM_TIMESTEPS, DiscriminatorSettings, FastVaeSettings, GeneratorSettings, LoraSettings
 
 
 class UnknownSizesError(ValueError):
     """The sizes of a base model cannot be told without a download."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorPlan:
-    """What a generator is built from; the arguments of `build_generator` and `use_fast_vae` that decide its sizes."""
-
-    source: str
-    revision: str | None = None
-    vae: str | None = None
-    fast_vae: str | None = None
-    fast_vae_parts: str = "decoder"
-    train: str = "lora"
-    rank: int = 16
-    alpha: int = 16
-    targets: tuple[str, ...] = LORA_TARGETS
-    prompt_tokens: int = 77
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorPlan:
-    """What a discriminator is built from; the arguments of `build_discriminator` that decide its sizes."""
-
-    source: str
-    revision: str | None = None
-    train: str = "lora"
-    train_conv_in: bool = False
-    features: str = "mid"
-    rank: int = 16
-    alpha: int = 16
-    targets: tuple[str, ...] = LORA_TARGETS
-    head_channels: int = 320
-    prompt_tokens: int = 77
 
 
 def may_be_hub_id(source: str) -> bool:
@@ -71,11 +42,8 @@ def find_here(source: str, names: Sequence[str], subfolder: str, revision: str |
         return next((path for path in (Path(source, subfolder, name) for name in names) if path.is_file()), None)
     if not may_be_hub_id(source):
         return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     try:
-        found = [try_to_load_from_cache(source, f"{subfolder}/{name}".lstrip("/"), revision=revision) for name in names]
+        found = [huggingface_hub.try_to_load_from_cache(source, f"{subfolder}/{name}".lstrip("/"), revision=revision) for name in names]
     except HFValidationError:  # letters that no id has
         return None
     return next((Path(path) for path in found if isinstance(path, str)), None)
@@ -117,64 +85,72 @@ def find_config(source: str, subfolder: str, revision: str | None = None) -> tup
     return KNOWN[known][subfolder], f"models/configs.py ({known})"
 
 
-def trained_plan(path: str | Path, *, base: str | None = None, revision: str | None = None) -> GeneratorPlan:
-    """The plan of a trained generator's folder. Where nothing trained is there yet: LoRA on `base` as the paper trains it, or the bare
-    base that lies in the folder.
+def trained_settings(path: str | Path, *, base: str | None = None, revision: str | None = None) -> GeneratorSettings:
+    """The settings of a trained generator's folder. Where nothing trained is there yet: LoRA on `base` as the paper trains it, or the bare
+    base that lies in the folder. Of a merged folder, `train` is `models.release.MERGED`, which cannot be trained.
 
     Raises:
         ValueError: there is none of these.
     """
     if not Path(path, CONFIG_FILE).is_file():
         if base is not None:
-            return GeneratorPlan(source=base, revision=revision)
+            return GeneratorSettings(pretrained=base, revision=revision)
         if Path(path, "unet", CONFIG_FILE).is_file():
-            return GeneratorPlan(source=str(path), train="full")
+            return GeneratorSettings(pretrained=str(path), train="full")
     config = read_generator_config(path)
     source = base_of(path, config, base)
-    known = {name: config[name] for name in ("vae", "train", "rank", "alpha") if name in config}
+    known = {name: config[name] for name in ("vae", "train", "timestep") if name in config}
+    lora = {name: config[name] for name in ("rank", "alpha") if name in config}
     if "targets" in config:
-        known["targets"] = tuple(config["targets"])
+        lora["targets"] = tuple(config["targets"])
     file = Path(path) / GENERATOR_FILE
     if file.is_file():
-        with said_of(file), safe_open(file, framework="pt") as tensors:
+        with reading_tensors(file), safe_open(file, framework="pt") as tensors:
             known["prompt_tokens"] = tensors.get_slice("prompt_embedding").get_shape()[0]
-    if revision is None and source == config["base"]:
-        revision = config.get("revision")
-    return GeneratorPlan(source=source, revision=revision, **known)
+    return GeneratorSettings(pretrained=source, revision=revision_of(config, source, revision), lora=LoraSettings(**lora), **known)
 
 
-def meta_generator(plan: GeneratorPlan, *, dtype: torch.dtype = torch.float32, adapted: bool = True) -> Generator:
-    """The generator that `build_generator` would build, on the meta device. Not `adapted`: as after merging its LoRA.
+def meta_generator(
+    settings: GeneratorSettings, fast_vae: FastVaeSettings | None = None, *, dtype: torch.dtype = torch.float32, adapted: bool = True
+) -> Generator:
+    """The generator that `build_generator`, and then `use_fast_vae`, would build, on the meta device. Not `adapted`: its LoRA merged.
 
     Raises:
         UnknownSizesError: see `find_config`.
     """
-    unet = meta_unet(find_config(plan.source, "unet", plan.revision)[0], torch.float32 if plan.train == "full" else dtype)
-    config, _ = find_config(plan.vae, "", None) if plan.vae else find_config(plan.source, "vae", plan.revision)
+    source, vae, lora = settings.pretrained, settings.vae, settings.lora
+    unet = meta_unet(find_config(source, "unet", settings.revision)[0], torch.float32 if settings.train == "full" else dtype)
+    config, _ = find_config(vae, "", None) if vae else find_config(source, "vae", settings.revision)
     autoencoder = meta_autoencoder(config, dtype)
-    if plan.fast_vae:
-        fast = meta_autoencoder(find_config(plan.fast_vae, "", None)[0], dtype)
-        autoencoder = SharedAutoencoder(autoencoder, fast) if plan.fast_vae_parts == "decoder" else fast
-    prompt = torch.empty(plan.prompt_tokens, unet.config.cross_attention_dim, device="meta")
-    if plan.train == "full":
+    if fast_vae is not None:
+        fast = meta_autoencoder(find_config(fast_vae.path, "", None)[0], dtype)
+        autoencoder = SharedAutoencoder(autoencoder, fast) if fast_vae.parts == "decoder" else fast
+    prompt = torch.empty(settings.prompt_tokens, unet.config.cross_attention_dim, device="meta")
+    if settings.train == "full":
         unet.requires_grad_(True)
-    elif adapted and plan.train == "lora":
-        add_lora(unet, plan.rank, plan.alpha, plan.targets)
+    elif adapted and settings.train == "lora":
+        add_lora(unet, lora.rank, lora.alpha, lora.targets)
     return Generator(unet, autoencoder, torch.empty(NUM_TIMESTEPS, device="meta"), prompt, timestep=0)
 
 
-def meta_discriminator(plan: DiscriminatorPlan, *, dtype: torch.dtype = torch.float32, adapted: bool = True) -> Discriminator:
+def meta_discriminator(settings: DiscriminatorSettings, *, dtype: torch.dtype = torch.float32, adapted: bool = True) -> Discriminator:
     """The discriminator that `build_discriminator` would build, on the meta device. Not `adapted`: without its LoRA.
 
     Raises:
         UnknownSizesError: see `find_config`.
     """
-    config, whole = find_config(plan.source, "unet", plan.revision)[0], plan.train == "full"
-    trunk = meta_trunk(config, torch.float32 if whole else dtype)
+    config, _ = find_config(settings.pretrained, "unet", settings.revision)
+    trunk = meta_trunk(config, torch.float32 if settings.train == "full" else dtype)
     if adapted:
-        sizes = {"rank": plan.rank, "alpha": plan.alpha, "targets": plan.targets}
-        prepare_trunk(trunk, train=plan.train, train_conv_in=plan.train_conv_in, **sizes, seed=0)
+        prepare_trunk(trunk, settings, seed=0)
     with torch.device("meta"):
-        prompt = torch.empty(plan.prompt_tokens, trunk.config.cross_attention_dim)
+        prompt = torch.empty(settings.prompt_tokens, trunk.config.cross_attention_dim)
         pooled = torch.empty(pooled_width(trunk)) if needs_pooled_condition(trunk) else None
-        return Discriminator(trunk, prompt, pooled, image_size=512, features=plan.features, head_channels=plan.head_channels)
+        return Discriminator(trunk, prompt, pooled, image_size=512, features=settings.features, head_channels=settings.head_channels)
+
+
+def parameter_summary(module: nn.Module) -> str:
+    """`16.94 M trained in 557 tensors, 949.56 M frozen`."""
+    trained = [p.numel() for p in module.parameters() if p.requires_grad]
+    frozen = sum(p.numel() for p in module.parameters()) - sum(trained)
+    return f"{sum(trained) / 1e6:.2f} M trained in {len(trained)} tensors, {frozen / 1e6:.2f} M frozen"

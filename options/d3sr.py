@@ -4,8 +4,8 @@
     options.train.optim_g.lr                      # 0.0001; every object is frozen
     to_yaml(options)                              # every default spelled out; loads back to an equal object
 
-`options.datasets` holds the sections of images and metrics, `options.networks` those of the networks and of `train`. No torch here, so that
-`--help` and a typo are answered at once.
+`options.datasets` holds the sections of images and metrics, `options.training` that of `train`; what a network, a loss or a degradation is
+made of stands with its owner, in `settings` or `stage`. No torch here, so that `--help` and a typo are answered at once.
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from degradations.stage import Degradation
+from models.settings import DiscriminatorSettings, FastVaeSettings, GeneratorSettings
 from options.datasets import MetricOptions, TestDatasets, TrainDatasets, check_folder_name
-from options.networks import DiscriminatorOptions, GeneratorOptions, TrainingOptions
 from options.schema import OptionsError, build, check
+from options.training import TrainingOptions
 from options.yaml_files import read_options, to_yaml
 
 ColorFix = Literal["none", "wavelet", "adain", "ycbcr"]
@@ -105,9 +106,9 @@ class TrainOptions:
     """Images to train and validate on."""
     degradation: Degradation = field(default_factory=Degradation)
     """How LR is made from HR; the default is Real-ESRGAN's x4plus."""
-    network_g: GeneratorOptions
+    network_g: GeneratorSettings
     """The generator."""
-    network_d: DiscriminatorOptions
+    network_d: DiscriminatorSettings
     """The discriminator."""
     path: TrainPaths = field(default_factory=TrainPaths)
     """Where files go and come from."""
@@ -142,19 +143,6 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastVaeOptions:
-    """A small autoencoder in the place of the generator's own."""
-
-    path: str
-    """Folder or hub id of an AutoencoderTiny made for the generator's base, such as madebyollin/taesd; random:taesd for benchmarks."""
-    parts: Literal["decoder", "both"] = "decoder"
-    """decoder = the encoder stays, and with it what the UNet is used to; both = the fastest."""
-
-    def __post_init__(self) -> None:
-        check(bool(self.path), "path must not be empty")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TestGenerator:
     """The `network_g` section of a test."""
 
@@ -166,7 +154,7 @@ class TestGenerator:
     """Commit, tag or branch of a hub id; null = its main branch."""
     strength: float = 1.0
     """How much of what training changed is used: 1 = as trained, less = more faithful, more = more vivid."""
-    fast_vae: FastVaeOptions | None = None
+    fast_vae: FastVaeSettings | None = None
     """A small autoencoder instead of the own one: about half to a quarter of the operations, and fine detail is lost."""
     fuse: bool = True
     """Fold what is the same for every picture into the weights: the same result up to rounding, with fewer operations."""

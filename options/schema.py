@@ -22,20 +22,20 @@ class OptionsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a value was written: the file (or `--force_yml`), its line if it has one, and its dotted key."""
 
     file: str
     line: int | None = None
     key: str = ""
 
-    def child(self, name: str, section: Any = None) -> "Place":
-        """The place of `section[name]`, which may come from another file than the section itself."""
+    def child(self, name: str, section: Any = None) -> "Location":
+        """The location of `section[name]`, which may come from another file than the section itself."""
         source = section.sources.get(name, self) if isinstance(section, Section) else self
-        return Place(source.file, source.line, f"{self.key}.{name}" if self.key else name)
+        return Location(source.file, source.line, f"{self.key}.{name}" if self.key else name)
 
-    def item(self, index: int) -> "Place":
-        """The place of one item of the list that stands here."""
+    def item(self, index: int) -> "Location":
+        """The location of one item of the list that stands here."""
         return replace(self, key=f"{self.key}[{index}]")
 
     def error(self, problem: str) -> OptionsError:
@@ -50,10 +50,10 @@ class Section(dict[str, Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sources: dict[str, Place] = {}
+        self.sources: dict[str, Location] = {}
 
-    def put(self, key: str, value: Any, source: Place) -> None:
-        """Sets a key together with the place it comes from."""
+    def put(self, key: str, value: Any, source: Location) -> None:
+        """Sets a key together with the location it comes from."""
         self[key] = value
         self.sources[key] = source
 
@@ -64,30 +64,30 @@ def check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def build(cls: type[T], mapping: Any, where: str | Place) -> T:
+def build(cls: type[T], mapping: Any, where: str | Location) -> T:
     """Builds the dataclass `cls` from a mapping of plain YAML types.
 
     `where` is the file named in errors, for keys that do not know their own source. Raises OptionsError for the first unknown key, missing
     key, wrong type, or value that a `__post_init__` refuses.
     """
-    place = where if isinstance(where, Place) else Place(where)
+    location = where if isinstance(where, Location) else Location(where)
     if not isinstance(mapping, Mapping):
-        raise place.error(f"expected {describe(cls)}, got {_show(mapping)}")
+        raise location.error(f"expected {describe(cls)}, got {_show(mapping)}")
     hints = get_type_hints(cls)
     known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
     for name in mapping:
         if name not in known:
-            raise place.child(str(name), mapping).error(f"unknown key; {_nearest(str(name), known, place)}")
+            raise location.child(str(name), mapping).error(f"unknown key; {_nearest(str(name), known, location)}")
     values = {}
     for name, field in known.items():
         if name in mapping:
-            values[name] = _convert(hints[name], mapping[name], place.child(name, mapping))
+            values[name] = _convert(hints[name], mapping[name], location.child(name, mapping))
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise place.child(name).error(f"this key is missing; expected {describe(hints[name])}")
+            raise location.child(name).error(f"this key is missing; expected {describe(hints[name])}")
     try:
         return cls(**values)
     except ValueError as error:
-        raise _refused(str(error), known, mapping, place) from error
+        raise _refused(str(error), known, mapping, location) from error
 
 
 def dump(value: Any) -> Any:
@@ -121,23 +121,23 @@ def describe(annotation: Any) -> str:
     raise TypeError(f"the schema does not know the annotation {annotation!r}")
 
 
-def _convert(annotation: Any, value: Any, place: Place) -> Any:
+def _convert(annotation: Any, value: Any, location: Location) -> Any:
     """The value as `annotation` wants it, or an OptionsError."""
     origin = get_origin(annotation)
     if is_dataclass(annotation):
-        return build(annotation, value, place)  # type: ignore[arg-type]
+        return build(annotation, value, location)  # type: ignore[arg-type]
     if origin in (Union, types.UnionType):
-        return _convert_union(annotation, value, place)
+        return _convert_union(annotation, value, location)
     if origin is dict:
-        return _convert_dict(annotation, value, place)
+        return _convert_dict(annotation, value, location)
     if origin in (list, tuple):
-        return _convert_sequence(annotation, value, place)
+        return _convert_sequence(annotation, value, location)
     if origin is Literal:
         if any(type(value) is type(choice) and value == choice for choice in get_args(annotation)):
             return value
     elif _fits_scalar(annotation, value):
         return float(value) if annotation is float else value
-    raise place.error(f"expected {describe(annotation)}, got {_show(value)}{_advice(annotation, value)}")
+    raise location.error(f"expected {describe(annotation)}, got {_show(value)}{_advice(annotation, value)}")
 
 
 def _fits_scalar(annotation: Any, value: Any) -> bool:
@@ -147,7 +147,7 @@ def _fits_scalar(annotation: Any, value: Any) -> bool:
     return type(value) is annotation
 
 
-def _convert_union(annotation: Any, value: Any, place: Place) -> Any:
+def _convert_union(annotation: Any, value: Any, location: Location) -> Any:
     members = get_args(annotation)
     if isinstance(value, Mapping):
         candidates = [member for member in members if is_dataclass(member) or get_origin(member) is dict]
@@ -156,51 +156,51 @@ def _convert_union(annotation: Any, value: Any, place: Place) -> Any:
     else:
         candidates = [member for member in members if member in _SCALAR_NAMES or get_origin(member) is Literal]
     if len(candidates) == 1 and isinstance(value, (Mapping, list)):
-        return _convert(candidates[0], value, place)  # its own error goes deeper than ours could
+        return _convert(candidates[0], value, location)  # its own error goes deeper than ours could
     for member in candidates:
         try:
-            return _convert(member, value, place)
+            return _convert(member, value, location)
         except OptionsError:
             continue
     advice = next(filter(None, (_advice(member, value) for member in members)), "")
-    raise place.error(f"expected {describe(annotation)}, got {_show(value)}{advice}")
+    raise location.error(f"expected {describe(annotation)}, got {_show(value)}{advice}")
 
 
-def _convert_dict(annotation: Any, value: Any, place: Place) -> dict[str, Any]:
+def _convert_dict(annotation: Any, value: Any, location: Location) -> dict[str, Any]:
     """A mapping of free names. An entry set to null is left out: this is how a file drops an entry of its base."""
     if not isinstance(value, Mapping):
-        raise place.error(f"expected {describe(annotation)}, got {_show(value)}")
+        raise location.error(f"expected {describe(annotation)}, got {_show(value)}")
     member = get_args(annotation)[1]
-    return {name: _convert(member, item, place.child(str(name), value)) for name, item in value.items() if item is not None}
+    return {name: _convert(member, item, location.child(str(name), value)) for name, item in value.items() if item is not None}
 
 
-def _convert_sequence(annotation: Any, value: Any, place: Place) -> list[Any] | tuple[Any, ...]:
+def _convert_sequence(annotation: Any, value: Any, location: Location) -> list[Any] | tuple[Any, ...]:
     members, origin = get_args(annotation), get_origin(annotation)
     fixed = origin is tuple and members[-1] is not Ellipsis
     if not isinstance(value, (list, tuple)):
-        raise place.error(f"expected {describe(annotation)}, got {_show(value)}")
+        raise location.error(f"expected {describe(annotation)}, got {_show(value)}")
     if fixed and len(value) != len(members):
-        raise place.error(f"expected {describe(annotation)}, got a list of {len(value)}")
+        raise location.error(f"expected {describe(annotation)}, got a list of {len(value)}")
     wanted = members if fixed else members[:1] * len(value)
-    items = [_convert(member, item, place.item(index)) for index, (member, item) in enumerate(zip(wanted, value, strict=True))]
+    items = [_convert(member, item, location.item(index)) for index, (member, item) in enumerate(zip(wanted, value, strict=True))]
     return items if origin is list else tuple(items)
 
 
-def _refused(text: str, known: Iterable[str], mapping: Mapping[str, Any], place: Place) -> OptionsError:
+def _refused(text: str, known: Iterable[str], mapping: Mapping[str, Any], location: Location) -> OptionsError:
     """The error of a `__post_init__`, with the field name at its start moved into the dotted key."""
     match = re.match(r"[\w.\[\]]+", text)
     if match is None or re.split(r"[.\[]", match[0])[0] not in known:
-        return place.error(text)
+        return location.error(text)
     section: Any = mapping
     for name in match[0].split("."):
-        place = place.child(name, section)
+        location = location.child(name, section)
         section = section.get(name) if isinstance(section, Mapping) else None
-    return place.error(text[match.end() :].lstrip(" :"))
+    return location.error(text[match.end() :].lstrip(" :"))
 
 
-def _nearest(name: str, known: Iterable[str], place: Place) -> str:
+def _nearest(name: str, known: Iterable[str], location: Location) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {place.child(close[0]).key}?" if close else f"known keys here: {', '.join(known)}"
+    return f"did you mean {location.child(close[0]).key}?" if close else f"known keys here: {', '.join(known)}"
 
 
 def _advice(annotation: Any, value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from options.schema import OptionsError, Place, Section, dump
+from options.schema import Location, OptionsError, Section, dump
 
 _FORCED = "--force_yml"
 _MAX_DEPTH = 32  # an anchor that contains itself would nest for ever
@@ -59,18 +59,18 @@ def to_yaml(options: Any) -> str:
 def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> Section:
     """One file merged over its base; `chain` holds the files that led here."""
     if path.resolve() in (seen.resolve() for seen in chain):
-        raise Place(str(chain[-1])).child("base").error(f"a cycle of base files: {' -> '.join(map(str, (*chain, path)))}")
-    section = _parse(_read_text(path), Place(str(path)))
+        raise Location(str(chain[-1])).child("base").error(f"a cycle of base files: {' -> '.join(map(str, (*chain, path)))}")
+    section = _parse(_read_text(path), Location(str(path)))
     if not isinstance(section, Section):
         raise OptionsError(f"{path}: expected a mapping of option names to values")
     if "base" not in section:
         return section
-    base, place = section.pop("base"), Place("").child("base", section)
+    base, location = section.pop("base"), Location("").child("base", section)
     if not isinstance(base, str):
-        raise place.error("expected the name of one option file, relative to this one")
+        raise location.error("expected the name of one option file, relative to this one")
     base_path = Path(os.path.normpath(path.parent / base))
     if not base_path.is_file():
-        raise place.error(f"no such file: {base_path}{_similar_file(base_path)}")
+        raise location.error(f"no such file: {base_path}{_similar_file(base_path)}")
     return _merge(_read_with_bases(base_path, (*chain, path)), section)
 
 
@@ -99,50 +99,50 @@ def _merge(base: Section, over: Section) -> Section:
     return merged
 
 
-def _parse(text: str, place: Place) -> Any:
+def _parse(text: str, location: Location) -> Any:
     """YAML text -> Section, list or scalar."""
     try:
         loader = _Loader(text)
-        loader.name = place.file
+        loader.name = location.file
         node = loader.get_single_node()
-        return Section() if node is None else _from_node(loader, node, place)
+        return Section() if node is None else _from_node(loader, node, location)
     except yaml.YAMLError as error:
-        raise place.error(f"not valid YAML: {error}") from error
+        raise location.error(f"not valid YAML: {error}") from error
 
 
-def _from_node(loader: _Loader, node: yaml.Node, place: Place) -> Any:
-    if place.key.count(".") + place.key.count("[") > _MAX_DEPTH:
-        raise place.error(f"nested deeper than {_MAX_DEPTH} levels")
+def _from_node(loader: _Loader, node: yaml.Node, location: Location) -> Any:
+    if location.key.count(".") + location.key.count("[") > _MAX_DEPTH:
+        raise location.error(f"nested deeper than {_MAX_DEPTH} levels")
     if isinstance(node, yaml.MappingNode) and node.tag == loader.DEFAULT_MAPPING_TAG:
-        return _from_mapping(loader, node, place)
+        return _from_mapping(loader, node, location)
     if isinstance(node, yaml.SequenceNode) and node.tag == loader.DEFAULT_SEQUENCE_TAG:
-        return [_from_node(loader, item, place.item(index)) for index, item in enumerate(node.value)]
+        return [_from_node(loader, item, location.item(index)) for index, item in enumerate(node.value)]
     return loader.construct_object(node, deep=True)  # scalars; for foreign tags this is where the safe loader refuses
 
 
-def _from_mapping(loader: _Loader, node: yaml.MappingNode, place: Place) -> Section:
+def _from_mapping(loader: _Loader, node: yaml.MappingNode, location: Location) -> Section:
     own, inherited = Section(), Section()
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if key_node.tag == _MERGE_TAG:
-            _inherit(inherited, _from_node(loader, value_node, place), Place(place.file, line, place.key))
+            _inherit(inherited, _from_node(loader, value_node, location), Location(location.file, line, location.key))
             continue
         key = loader.construct_object(key_node, deep=True)
-        here = Place(place.file, line, place.child(str(key)).key)
+        here = Location(location.file, line, location.child(str(key)).key)
         if not isinstance(key, str):
             raise here.error(f"expected a text as key, got {key!r}; put it in quotes")
         if key in own:
             raise here.error(f"this key appears twice, first in line {own.sources[key].line}")
         own.put(key, _from_node(loader, value_node, here), here)
-    _inherit(own, inherited, place)
+    _inherit(own, inherited, location)
     return own
 
 
-def _inherit(section: Section, parents: Any, place: Place) -> None:
+def _inherit(section: Section, parents: Any, location: Location) -> None:
     """YAML's `<<`: keys of one or several anchored mappings, where `section` does not have them already."""
     for parent in parents if isinstance(parents, list) else [parents]:
         if not isinstance(parent, Section):
-            raise place.error("<<: expected the anchor of a mapping")
+            raise location.error("<<: expected the anchor of a mapping")
         for key, value in parent.items():
             if key not in section:
                 section.put(key, value, parent.sources[key])
@@ -154,25 +154,25 @@ def _force(section: Section, assignment: str) -> None:
     keys = [key.strip() for key in re.split(r"[.:]", dotted)]
     if not equals or not all(keys):
         raise OptionsError(f"{_FORCED}: expected KEY.KEY=VALUE or KEY:KEY=VALUE, got {assignment!r}")
-    value = _parse(text, Place(_FORCED, key=".".join(keys))) if text.strip() else None
-    place, node = Place(_FORCED), section
+    value = _parse(text, Location(_FORCED, key=".".join(keys))) if text.strip() else None
+    location, node = Location(_FORCED), section
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(node, Section):
-            place = place.child(key)
+            location = location.child(key)
             if last or node.get(key) is None:  # a section that the file leaves to its defaults is created
-                node.put(key, value if last else Section(), place)
+                node.put(key, value if last else Section(), location)
             node = node[key]
         elif isinstance(node, list):
-            index = _index(key, node, place)
-            place = place.item(index)
+            index = _index(key, node, location)
+            location = location.item(index)
             node[index] = value if last else node[index]
             node = node[index]
         else:
-            raise place.error(f"expected a mapping to set {key!r} in, but this is a single value")
+            raise location.error(f"expected a mapping to set {key!r} in, but this is a single value")
 
 
-def _index(key: str, items: list[Any], place: Place) -> int:
+def _index(key: str, items: list[Any], location: Location) -> int:
     if not key.isdigit() or int(key) >= len(items):
-        raise place.error(f"expected an index from 0 to {len(items) - 1}, got {key!r}")
+        raise location.error(f"expected an index from 0 to {len(items) - 1}, got {key!r}")
     return int(key)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from models.backbones import Autoencoder
+from models.autoencoders import Autoencoder
 from models.generator import Generator, Image
 from restoring.arrays import Canvas, to_batch
 from restoring.enlarged import Enlarged

@@ -14,7 +14,7 @@ from data.paired import pair_by_name
 from engine.distributed import World, chosen_precision, dtype_of, gather, start
 from models.fused import compile_networks, fuse
 from models.generator import Generator, cast_weights, load_generator, use_fast_vae
-from models.inventory import describe_generator
+from models.release import describe_generator
 from options.d3sr import TestOptions
 from restoring.host import physical_cores
 from restoring.jobs import OVERVIEW, Job, JobSet, make_set, settings_key

@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from models.backbones import AUTOENCODERS, Autoencoder
+from models.autoencoders import Autoencoder, KLAutoencoder
 from restoring.tiled_attention import ATTENTION_TOKENS, attend
 from restoring.tiled_layers import Layer, Lazy, Norm, Streamer, cuts
 from restoring.tiled_maps import Statistics, Store, TensorMap
@@ -39,7 +39,7 @@ def encode_tiled(autoencoder: Autoencoder, images: Picture, tile: int, *, attent
     """
     autoencoder = autoencoder.encoding
     stream = _streamer(autoencoder, "encoder", tile)
-    if isinstance(autoencoder.model, AUTOENCODERS["AutoencoderKL"]):
+    if isinstance(autoencoder, KLAutoencoder):
         return _encode_kl(stream, autoencoder, images, attention_tokens)
     factor = autoencoder.factor
     reach = 0 if autoencoder.is_blockwise else halo(autoencoder.model.encoder.layers)
@@ -69,7 +69,7 @@ def decode_tiled(
     assert len(z) == 1, "one picture at a time"
     autoencoder = autoencoder.decoding
     stream = _streamer(autoencoder, "decoder", tile)
-    if isinstance(autoencoder.model, AUTOENCODERS["AutoencoderKL"]):
+    if isinstance(autoencoder, KLAutoencoder):
         yield from _decode_kl(stream, autoencoder, z, attention_tokens)
     else:
         reach = 0 if autoencoder.is_blockwise else halo(autoencoder.model.decoder.layers)
@@ -80,7 +80,7 @@ def _streamer(autoencoder: Autoencoder, part: str, tile: int) -> Streamer:
     model = autoencoder.model
     if tile < autoencoder.factor:
         raise ValueError(f"tile: expected at least {autoencoder.factor} pixels, got {tile}")
-    if isinstance(model, AUTOENCODERS["AutoencoderKL"]):
+    if isinstance(autoencoder, KLAutoencoder):
         network = getattr(model, part)
         width = network.conv_in.out_channels if part == "encoder" else network.conv_out.in_channels
     else:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from models.backbones import Autoencoder, new_unet, save_base
+from models.autoencoders import BlockAutoencoder
+from models.backbones import new_unet, save_base
 from models.block_transform import BlockTransform
-from models.generator import save_generator_tensors
+from models.release import save_generator_tensors
 
 UNET = {
     "sample_size": 8,
@@ -28,7 +29,7 @@ def write_weights(folder: Path) -> Path:
     unet = new_unet(UNET)
     torch.nn.init.zeros_(unet.conv_out.weight)
     torch.nn.init.zeros_(unet.conv_out.bias)
-    save_base(folder, unet, Autoencoder(BlockTransform(4)))
+    save_base(folder, unet, BlockAutoencoder(BlockTransform(4)))
     state = {f"unet.{name}": tensor for name, tensor in unet.state_dict().items()}
     save_generator_tensors(folder, state | {"prompt_embedding": torch.zeros(4, 16)})
     (folder / "config.json").write_text(json.dumps({"timestep": 0, "scale": 4, "train": "full", "base": "nowhere/nothing"}))

@@ -1,6 +1,5 @@
 """`train_d3sr.py -opt FILE --dry-run` for every training file: no GPU, no network, no weights, exit status 0."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from data.image_io import write_image
 from engine import dry_run
-from options.d3sr import load_train_options
+from options.d3sr import TrainOptions, load_train_options
 from tests.tiny_models import write_tiny_base
 from train_d3sr import main
 
@@ -20,8 +19,18 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in TRAININGS)
 @pytest.fixture(scope="module", autouse=True)
 def measured_once() -> None:
     """Most files share their networks: what is counted for one is remembered for the others."""
+    measure, known = dry_run.measure, {}
+
+    def remembered(options: TrainOptions) -> tuple:
+        data, t = options.datasets.train, options.train
+        key = (options.network_g, options.network_d, t.perceptual, t.precision, t.gradient_checkpointing, t.ema_decay > 0, options.num_gpu)
+        key += (data.gt_size, data.batch_size_per_gpu)
+        if key not in known:
+            known[key] = measure(options)
+        return known[key]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dry_run, "measure", functools.cache(dry_run.measure))
+        patch.setattr(dry_run, "measure", remembered)
         yield
 
 

@@ -1,12 +1,16 @@
 """Small stand-ins with the structure of the real models, written as diffusers itself writes them, with random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
 
 from models.backbones import new_autoencoder, new_unet, save_base
 from models.configs import BLOCK_TRANSFORM, SMALL_SD_UNET, SMALL_SDXL_UNET, SMALL_TAESD, SMALL_VAE, TINY_UNET
+from models.discriminator import Discriminator, build_discriminator
+from models.generator import Generator, build_generator
+from models.settings import DiscriminatorSettings, GeneratorSettings, LoraSettings
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
@@ -50,6 +54,33 @@ def write_taesd(folder: Path) -> Path:
     """A small AutoencoderTiny with its config.json at the top of the folder, as madebyollin/taesd has it."""
     random_model(AutoencoderTiny, SMALL_TAESD, 4).save_pretrained(folder)
     return folder
+
+
+def generator_settings(source: str, **flat: Any) -> GeneratorSettings:
+    """Settings with the LoRA's rank, alpha and targets among the others."""
+    return GeneratorSettings(pretrained=source, **_nested(flat))
+
+
+def discriminator_settings(source: str, **flat: Any) -> DiscriminatorSettings:
+    """Settings with the LoRA's rank, alpha and targets among the others."""
+    return DiscriminatorSettings(pretrained=source, **_nested(flat))
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    lora = {name: flat.pop(name) for name in ("rank", "alpha", "targets") if name in flat}
+    return flat | {"lora": LoraSettings(**lora)}
+
+
+def generator_of(source: str, *, scale: int = 4, dtype: torch.dtype = torch.float32, seed: int = 0, **flat: Any) -> Generator:
+    """`build_generator` of `generator_settings`."""
+    return build_generator(generator_settings(source, **flat), scale=scale, dtype=dtype, seed=seed)
+
+
+def discriminator_of(
+    source: str, *, image_size: int = 512, dtype: torch.dtype = torch.float32, seed: int = 0, **flat: Any
+) -> Discriminator:
+    """`build_discriminator` of `discriminator_settings`."""
+    return build_discriminator(discriminator_settings(source, **flat), image_size=image_size, dtype=dtype, seed=seed)
 
 
 def disturb_lora(unet: torch.nn.Module, seed: int = 0) -> None:

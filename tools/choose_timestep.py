@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
 
-    from models.backbones import Autoencoder
+    from models.autoencoders import Autoencoder
     from options.d3sr import TrainOptions
     from tools.figures.noise_level import NoiseMatch
 

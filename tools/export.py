@@ -56,7 +56,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    from models.generator import MERGED, read_generator_config
+    from models.release import MERGED, read_generator_config
 
     try:
         return read_generator_config(folder)["train"] == MERGED
@@ -72,8 +72,9 @@ def export(options: "TestOptions", folder: Path, dtype: str, with_onnx: bool) ->
     """
     from data.whole_files import write_folder
     from engine.distributed import dtype_of
-    from models.generator import base_of, load_generator, read_generator_config, revision_of
+    from models.generator import load_generator
     from models.pretrained_files import read_config
+    from models.release import base_of, read_generator_config, revision_of
     from tools.exporting.readme import readme
 
     network = options.network_g
@@ -98,8 +99,7 @@ def export(options: "TestOptions", folder: Path, dtype: str, with_onnx: bool) ->
 
 def merged_config(config: dict, dtype: str, strength: float) -> dict:
     """config.json of the folder: what restoring needs, and under `merged_from` the config.json of what was merged."""
-    from models.generator import MERGED
-    from models.release import CODE_VERSION
+    from models.release import CODE_VERSION, MERGED
 
     origin = config.get("merged_from", config)
     strength = config.get("strength", strength)  # of a merged folder that is exported again
@@ -109,7 +109,7 @@ def merged_config(config: dict, dtype: str, strength: float) -> dict:
 
 def write_merged(folder: Path, generator: "Generator", config: dict, scheduler: dict) -> None:
     """Everything but README.md and ONNX."""
-    from models.generator import CONFIG_FILE, save_generator_tensors
+    from models.release import CONFIG_FILE, save_generator_tensors
 
     generator.unet.save_pretrained(folder / "unet")
     generator.autoencoder.model.save_pretrained(folder / "vae")

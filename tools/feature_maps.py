@@ -71,11 +71,12 @@ def draw(args: argparse.Namespace) -> list[Path]:
         raise ValueError(f"--width must be above 0, got {args.width}")
     pictures = read_pictures(args)
     from losses.perceptual import build_perceptual
+    from losses.settings import PerceptualSettings
     from tools.figures.feature_maps import both_distances, draw_feature_maps, feature_rows
 
     how = {"backbone": args.backbone, "backbone_weights": args.weights, "sobel_mode": args.sobel_mode}
     # Features do not depend on alpha and beta; uniform ones stand in where only the maps are asked for.
-    distance = build_perceptual("ea_dists", dists_weights=args.dists_weights or "uniform", **how)
+    distance = build_perceptual(PerceptualSettings(type="ea_dists", weight=1, dists_weights=args.dists_weights or "uniform", **how))
     files = draw_feature_maps(
         Path(args.output), {label: feature_rows(distance, picture) for label, picture in pictures.items()}, NAMES[args.backbone], args.width
     )

@@ -13,7 +13,6 @@ Writes NAME.pdf, NAME.svg, NAME.png and NAME.csv. Exit status: 0 done; 2 a mista
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,15 +58,9 @@ def build(options: "TrainOptions", trained: str | None, device: "torch.device") 
     dtype = torch.float32 if device.type == "cpu" else dtype_of(options.train.precision)  # a few passes need no haste, but every digit
     if d.type == "none":
         raise ValueError("network_d.type: none has no features; take an option file with a discriminator")
-    if trained:
-        generator = load_generator(trained, dtype=dtype)
-    else:
-        how = {"timestep": g.timestep, "scale": options.scale, "prompt_tokens": g.prompt_tokens, "prompt_init": g.prompt_init}
-        generator = build_generator(g.pretrained, revision=g.revision, vae=g.vae, **how, prompt_std=g.prompt_std, dtype=dtype)
-    how = {"prompt_tokens": d.prompt_tokens, "prompt_init": d.prompt_init, "prompt_std": d.prompt_std, "head_channels": d.head_channels}
-    size = options.datasets.train.gt_size
-    discriminator = build_discriminator(d.pretrained, revision=d.revision, image_size=size, **asdict(d.lora), **how, dtype=dtype)
-    judged, made = discriminator.trunk.config.in_channels, generator.autoencoder.latent_channels
+    generator = load_generator(trained, dtype=dtype) if trained else build_generator(g, scale=options.scale, dtype=dtype)
+    discriminator = build_discriminator(d, image_size=options.datasets.train.gt_size, dtype=dtype)
+    judged, made = discriminator.in_channels, generator.autoencoder.latent_channels
     if judged != made:
         raise ValueError(f"network_d.pretrained: '{d.pretrained}' judges latents of {judged} channels, the generator makes {made}")
     return generator.to(device).eval(), discriminator.to(device).eval()

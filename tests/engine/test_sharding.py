@@ -16,10 +16,9 @@ from engine.distributed import World, parallel, shard_frozen, synchronised
 from engine.memory import frozen_bytes
 from engine.objectives import frozen
 from engine.optimization import build_adamw, clip_gradients, update
-from models.backbones import heavy_layers
-from models.discriminator import Discriminator, build_discriminator
+from models.discriminator import Discriminator
 from tests.engine.test_distributed import in_processes
-from tests.tiny_models import disturb_lora, noise_like, write_sd_base, write_sdxl_base
+from tests.tiny_models import discriminator_of, disturb_lora, noise_like, write_sd_base, write_sdxl_base
 
 GATHER, REDUCE = "_allgather_base_", "allreduce_"
 
@@ -53,13 +52,13 @@ MORE = {"features": "multi", "train_conv_in": True}
 def build(base: str, dtype: torch.dtype = torch.float32, **more: Any) -> Discriminator:
     """With adapters before, in and behind the attention, whose matrices B are not zero."""
     targets = ("conv1", "time_emb_proj", "to_q", "proj_out")
-    discriminator = build_discriminator(base, rank=2, alpha=2, targets=targets, head_channels=8, dtype=dtype, **more)
+    discriminator = discriminator_of(base, rank=2, alpha=2, targets=targets, head_channels=8, dtype=dtype, **more)
     disturb_lora(discriminator.trunk)
     return discriminator
 
 
 def shared(discriminator: Discriminator, world: World) -> Discriminator:
-    shard_frozen(discriminator, heavy_layers(discriminator.trunk), world)
+    shard_frozen(discriminator, discriminator.heavy_layers(), world)
     return discriminator
 
 
@@ -102,7 +101,7 @@ def note_gathered(discriminator: Discriminator, bytes_held: list[int]) -> None:
         whole = [p for p in discriminator.parameters() if p not in trained and not isinstance(p, DTensor)]
         bytes_held.append(sum({p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in whole}.values()))
 
-    for layer in heavy_layers(discriminator.trunk):
+    for layer in discriminator.heavy_layers():
         layer.register_forward_pre_hook(note)
 
 
@@ -149,7 +148,7 @@ def test_both_players_gradients_are_those_of_ddp(ranks: list[SimpleNamespace]) -
 
 def test_only_shares_of_the_frozen_weights_are_sent_and_kept(ranks: list[SimpleNamespace]) -> None:
     """And of what trains, only the gradients of the last batch; never a frozen weight's gradient, never one in the generator's step."""
-    whole, layers = here(ranks[0].meta), len(heavy_layers(ranks[0].meta.trunk))
+    whole, layers = here(ranks[0].meta), len(ranks[0].meta.heavy_layers())
     numbers = sum(p.numel() for p in ranks[0].meta.trainable().values())
     for rank in ranks:
         plain, spread = rank.plain, rank.spread
@@ -166,7 +165,7 @@ def test_only_shares_of_the_frozen_weights_are_sent_and_kept(ranks: list[SimpleN
 def test_the_estimate_of_memory_covers_what_is_gathered_at_once(ranks: list[SimpleNamespace]) -> None:
     """`frozen_bytes` adds the next layer twice, which is not there yet where, as on a CPU, nothing is fetched ahead."""
     meta, size = ranks[0].meta, ranks[0].meta.trunk.conv_in.weight.element_size()
-    layers = [size * here(layer) for layer in heavy_layers(meta.trunk)]
+    layers = [size * here(layer) for layer in meta.heavy_layers()]
     assert frozen_bytes(meta, 1) == size * here(meta)
     for rank in ranks:
         held = size * rank.spread["here"] + rank.gathered

@@ -15,7 +15,7 @@ from torch import Tensor
 from data.image_io import read_image, to_uint8
 from engine.distributed import World
 from engine.validation import SHEET_ROWS, Validated, Validation, ValidationHistory
-from models.backbones import Autoencoder
+from models.autoencoders import BlockAutoencoder
 from models.block_transform import BlockTransform
 from models.generator import Generator
 from tests.engine.test_distributed import in_processes
@@ -33,7 +33,7 @@ class Brighter(BlockTransform):
 
 def brighter() -> Generator:
     """Enlarges by two and adds 0.1: its UNet does nothing."""
-    generator = stub(Autoencoder(Brighter(4)))
+    generator = stub(BlockAutoencoder(Brighter(4)))
     generator.scale = 2
     return generator
 

@@ -1,21 +1,29 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from losses.dists import DISTS
 from losses.ea_dists import EdgeAware
 from losses.lpips_loss import LPIPS, UniformLPIPS
 from losses.perceptual import PERCEPTUAL, build_perceptual, shifted_distance
+from losses.settings import PerceptualSettings
+
+
+def distance_of(kind: str, **more: Any) -> nn.Module | None:
+    return build_perceptual(PerceptualSettings(type=kind, weight=1, **more))
 
 
 def test_the_rows_of_table_5():
     assert list(PERCEPTUAL) == ["mse", "lpips", "ea_lpips", "dists", "ea_dists"]
-    assert build_perceptual("mse") is None
+    assert distance_of("mse") is None
 
 
 @pytest.mark.parametrize("name", ["lpips", "ea_lpips", "dists", "ea_dists"])
 def test_each_row_is_what_it_says_on_the_light_backbone(name, pair):
-    module = build_perceptual(name, backbone="squeezenet1_1", backbone_weights="random")
+    module = distance_of(name, backbone="squeezenet1_1", backbone_weights="random")
     assert isinstance(module, EdgeAware) == name.startswith("ea_")
     distance = module.distance if isinstance(module, EdgeAware) else module
     assert isinstance(distance, DISTS if name.endswith("dists") else UniformLPIPS)
@@ -28,19 +36,19 @@ def test_each_row_is_what_it_says_on_the_light_backbone(name, pair):
 
 
 def test_the_papers_backbone():
-    assert isinstance(build_perceptual("lpips", backbone_weights="random"), LPIPS)
-    module = build_perceptual("ea_dists", backbone_weights="random", dists_weights="uniform", sobel_mode="grey", sobel_eps=1e-8)
+    assert isinstance(distance_of("lpips", backbone_weights="random"), LPIPS)
+    module = distance_of("ea_dists", backbone_weights="random", dists_weights="uniform", sobel_mode="grey", sobel_eps=1e-8)
     assert module.distance.with_image
     assert (module.sobel_mode, module.sobel_eps) == ("grey", 1e-8)
 
 
 def test_wrong_choices_are_named():
     with pytest.raises(ValueError, match="ea_dists"):
-        build_perceptual("ea-dists")
+        distance_of("ea-dists")
     with pytest.raises(ValueError, match="vgg16, squeezenet1_1"):
-        build_perceptual("lpips", backbone="alex")
-    with pytest.raises(ValueError, match="f5e65c96"):
-        build_perceptual("ea_dists", backbone_weights="random")
+        distance_of("lpips", backbone="alex")
+    with pytest.raises(ValueError, match="dists_weights: expected DISTS' alpha and beta"):
+        distance_of("ea_dists", backbone_weights="random")
 
 
 def test_a_shift_moves_both_images_alike_and_by_every_offset() -> None:

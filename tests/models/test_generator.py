@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 
-from models.backbones import Autoencoder, new_autoencoder
+from models.autoencoders import Autoencoder
+from models.backbones import new_autoencoder
 from models.configs import BLOCK_TRANSFORM
-from models.generator import Generator, build_generator
-from tests.tiny_models import SCHEDULE, disturb_lora, noise_like, picture
+from models.generator import Generator
+from tests.tiny_models import SCHEDULE, disturb_lora, generator_of, noise_like, picture
 
 SMALL = {"rank": 4, "alpha": 4, "prompt_tokens": 5}
 ALPHAS_CUMPROD = DDPMScheduler(**SCHEDULE).alphas_cumprod
@@ -18,7 +19,7 @@ BASES = pytest.mark.parametrize(("base", "side"), [("sd_base", 16), ("tiny_base"
 
 @pytest.fixture
 def generator(sd_base) -> Generator:
-    return build_generator(str(sd_base), **SMALL)
+    return generator_of(str(sd_base), **SMALL)
 
 
 def hand_made(images: torch.Tensor, encode, decode, unet: UNet2DConditionModel, prompt: torch.Tensor, timestep: int) -> torch.Tensor:
@@ -31,7 +32,7 @@ def hand_made(images: torch.Tensor, encode, decode, unet: UNet2DConditionModel, 
 
 @pytest.mark.parametrize("timestep", [0, 399, 999])
 def test_output_is_the_hand_made_pipelines(sd_base, timestep):
-    generator = build_generator(str(sd_base), timestep=timestep, **SMALL)
+    generator = generator_of(str(sd_base), timestep=timestep, **SMALL)
     vae, unet = AutoencoderKL.from_pretrained(sd_base / "vae"), UNet2DConditionModel.from_pretrained(sd_base / "unet")
     lr = picture(2, 3, 16, 32)
     lr_up = F.interpolate(lr, scale_factor=4, mode="bicubic").clamp(-1, 1)
@@ -51,7 +52,7 @@ def test_output_is_the_hand_made_pipelines(sd_base, timestep):
 
 
 def test_output_with_another_autoencoder_is_the_hand_made_pipelines(sd_base, taesd):
-    generator = build_generator(str(sd_base), vae=str(taesd), **SMALL)
+    generator = generator_of(str(sd_base), vae=str(taesd), **SMALL)
     tiny, unet = AutoencoderTiny.from_pretrained(taesd), UNet2DConditionModel.from_pretrained(sd_base / "unet")
     lr_up = picture(1, 3, 64, 64)
     with torch.no_grad():
@@ -62,7 +63,7 @@ def test_output_with_another_autoencoder_is_the_hand_made_pipelines(sd_base, tae
 
 
 def test_output_on_block_transform_latents_is_the_hand_made_pipelines(tiny_base):
-    generator = build_generator(str(tiny_base), timestep=100, **SMALL)
+    generator = generator_of(str(tiny_base), timestep=100, **SMALL)
     transform, unet = generator.autoencoder.model, UNet2DConditionModel.from_pretrained(tiny_base / "unet")
     lr_up = picture(1, 3, 32, 32)
     with torch.no_grad():
@@ -72,7 +73,7 @@ def test_output_on_block_transform_latents_is_the_hand_made_pipelines(tiny_base)
 
 @BASES
 def test_same_input_gives_the_same_bits(base, side, request):
-    generator, lr = build_generator(str(request.getfixturevalue(base)), **SMALL), picture(2, 3, side, side)
+    generator, lr = generator_of(str(request.getfixturevalue(base)), **SMALL), picture(2, 3, side, side)
     with torch.no_grad():
         first, second = generator(lr), generator(lr)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -80,7 +81,7 @@ def test_same_input_gives_the_same_bits(base, side, request):
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_output_is_scale_times_the_input(tiny_base, scale):
-    generator = build_generator(str(tiny_base), scale=scale, **SMALL)
+    generator = generator_of(str(tiny_base), scale=scale, **SMALL)
     with torch.no_grad():
         sr, _ = generator(picture(1, 3, 8, 16))
     assert sr.shape == (1, 3, 8 * scale, 16 * scale) and sr.dtype == torch.float32
@@ -88,7 +89,7 @@ def test_output_is_scale_times_the_input(tiny_base, scale):
 
 @pytest.mark.parametrize(("base", "multiple"), [("sd_base", 8 * 2**3), ("tiny_base", 4 * 2**2)])
 def test_size_multiple_is_the_autoencoders_factor_times_the_unets(base, multiple, request):
-    generator = build_generator(str(request.getfixturevalue(base)), **SMALL)
+    generator = generator_of(str(request.getfixturevalue(base)), **SMALL)
     assert generator.size_multiple == multiple
     assert generator.restore(picture(1, 3, multiple, 2 * multiple)).shape == (1, 3, multiple, 2 * multiple)
 
@@ -110,7 +111,7 @@ def test_upsampling_is_bicubic_and_clamped(generator):
 
 
 def test_eq_1_stays_float32_under_half_precision_weights(sd_base):
-    generator = build_generator(str(sd_base), dtype=torch.bfloat16, timestep=999, **SMALL)
+    generator = generator_of(str(sd_base), dtype=torch.bfloat16, timestep=999, **SMALL)
     lr, seen = picture(1, 3, 16, 16), []
     generator.unet.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output[0])))
     with torch.no_grad():
@@ -142,7 +143,7 @@ def test_only_adapters_and_the_prompt_train(generator):
 
 def test_adapters_start_as_the_frozen_base(sd_base, generator):
     lr_up = picture(1, 3, 64, 64)
-    frozen = build_generator(str(sd_base), rank=1, alpha=1, targets=("conv_shortcut",), prompt_tokens=5)
+    frozen = generator_of(str(sd_base), rank=1, alpha=1, targets=("conv_shortcut",), prompt_tokens=5)
     assert torch.equal(generator.restore(lr_up), frozen.restore(lr_up))
     disturb_lora(generator.unet)
     assert not torch.allclose(generator.restore(lr_up), frozen.restore(lr_up), atol=1e-3)
@@ -150,7 +151,7 @@ def test_adapters_start_as_the_frozen_base(sd_base, generator):
 
 @BASES
 def test_full_training_frees_the_unet_and_nothing_else(base, side, request):
-    generator = build_generator(str(request.getfixturevalue(base)), train="full", dtype=torch.bfloat16, prompt_tokens=5)
+    generator = generator_of(str(request.getfixturevalue(base)), train="full", dtype=torch.bfloat16, prompt_tokens=5)
     assert set(generator.trainable()) == {"prompt_embedding"} | {f"unet.{name}" for name, _ in generator.unet.named_parameters()}
     assert {p.dtype for p in generator.trainable().values()} == {torch.float32}
     generator(picture(1, 3, side, side))[0].square().mean().backward()
@@ -163,9 +164,7 @@ def test_no_gradient_goes_back_through_the_encoder(generator):
 
 
 def test_everything_initial_depends_on_the_seed_only(tiny_base):
-    states = [
-        {name: p.clone() for name, p in build_generator(str(tiny_base), seed=seed, **SMALL).trainable().items()} for seed in (0, 0, 1)
-    ]
+    states = [{name: p.clone() for name, p in generator_of(str(tiny_base), seed=seed, **SMALL).trainable().items()} for seed in (0, 0, 1)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["prompt_embedding"], states[2]["prompt_embedding"])
 
@@ -173,7 +172,7 @@ def test_everything_initial_depends_on_the_seed_only(tiny_base):
 def test_checkpointing_the_unet_changes_no_gradient(sd_base):
     gradients = []
     for checkpointed in (False, True):
-        generator = build_generator(str(sd_base), **SMALL)
+        generator = generator_of(str(sd_base), **SMALL)
         disturb_lora(generator.unet)
         if checkpointed:
             generator.unet.enable_gradient_checkpointing()
@@ -187,7 +186,7 @@ def test_checkpointing_the_unet_changes_no_gradient(sd_base):
 
 
 def test_training_under_autocast_gives_finite_float32_gradients(sd_base):
-    generator = build_generator(str(sd_base), dtype=torch.bfloat16, **SMALL)
+    generator = generator_of(str(sd_base), dtype=torch.bfloat16, **SMALL)
     disturb_lora(generator.unet)
     with torch.autocast("cpu", torch.bfloat16):
         sr, z_hat = generator(picture(1, 3, 16, 16))

@@ -19,11 +19,11 @@ from models.backbones import (
 )
 from models.configs import KNOWN, SMALL_SD_UNET, SMALL_TAESD
 from models.diffusion import scaled_linear_alphas_cumprod
-from models.discriminator import build_discriminator
-from models.generator import base_fingerprint, build_generator, use_fast_vae
+from models.generator import base_fingerprint, use_fast_vae
 from models.pretrained_files import read_config
 from models.random_source import BLOCK, kind_and_seed, random_tensors
-from models.sizes import DiscriminatorPlan, GeneratorPlan, UnknownSizesError, meta_discriminator, meta_generator
+from models.sizes import UnknownSizesError, meta_discriminator, meta_generator
+from tests.tiny_models import discriminator_of, discriminator_settings, generator_of, generator_settings
 
 
 def shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
@@ -84,10 +84,10 @@ def test_tensors_share_no_memory():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_both_players_give_finite_numbers_of_moderate_size(dtype):
     """Half precision too: activations keep their size from layer to layer."""
-    generator = build_generator("random:small-sd", rank=2, alpha=2, prompt_tokens=3, dtype=dtype)
+    generator = generator_of("random:small-sd", rank=2, alpha=2, prompt_tokens=3, dtype=dtype)
     use_fast_vae(generator, "random:small-taesd", "decoder")
     generator.autoencoder.to(dtype)
-    discriminator = build_discriminator("random:small-sdxl", rank=2, alpha=2, prompt_tokens=3, head_channels=4, dtype=dtype)
+    discriminator = discriminator_of("random:small-sdxl", rank=2, alpha=2, prompt_tokens=3, head_channels=4, dtype=dtype)
     lr = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         z = generator.encode(generator.upsample(lr, (64, 64)))
@@ -103,10 +103,10 @@ def test_the_schedule_is_stable_diffusions():
 
 
 def test_the_plans_are_those_of_the_real_ones():
-    generator, discriminator = build_generator("random:small-sd", vae="random:small-taesd"), build_discriminator("random:small-sdxl")
-    planned = meta_generator(GeneratorPlan(source="random:small-sd", vae="random:small-taesd"))
+    generator, discriminator = generator_of("random:small-sd", vae="random:small-taesd"), discriminator_of("random:small-sdxl")
+    planned = meta_generator(generator_settings("random:small-sd", vae="random:small-taesd"))
     assert shapes(planned) == shapes(generator)
-    assert shapes(meta_discriminator(DiscriminatorPlan(source="random:small-sdxl"))) == shapes(discriminator)
+    assert shapes(meta_discriminator(discriminator_settings("random:small-sdxl"))) == shapes(discriminator)
     assert read_config("random:small-sd", "unet") == SMALL_SD_UNET and read_config("random:small-taesd", "") == SMALL_TAESD
 
 
@@ -123,7 +123,7 @@ def test_the_plans_are_those_of_the_real_ones():
 def test_mistakes_are_named(source, subfolder, said):
     with pytest.raises(ValueError, match=said):
         read_config(source, subfolder)
-    plan = GeneratorPlan(source="random:small-sd", vae=source) if subfolder == "" else GeneratorPlan(source=source)
+    plan = generator_settings("random:small-sd", vae=source) if subfolder == "" else generator_settings(source)
     with pytest.raises(UnknownSizesError, match=said):
         meta_generator(plan)
 

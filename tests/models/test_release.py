@@ -12,22 +12,18 @@ from models.backbones import load_unet
 from models.generator import (
     Generator,
     base_fingerprint,
-    base_of,
-    build_generator,
-    full_state,
     load_generator,
     load_trained,
-    read_generator_config,
 )
-from models.release import save_release
-from tests.tiny_models import disturb_lora, noise_like, picture
+from models.release import base_of, full_state, read_generator_config, save_release
+from tests.tiny_models import disturb_lora, generator_of, noise_like, picture
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def trained(base: Path, train: str, **options: object) -> Generator:
     """A generator whose trainable weights are no longer those it started from."""
-    generator = build_generator(str(base), train=train, **{"rank": 4, "alpha": 8, "prompt_tokens": 5, "timestep": 250} | options)
+    generator = generator_of(str(base), train=train, **{"rank": 4, "alpha": 8, "prompt_tokens": 5, "timestep": 250} | options)
     disturb_lora(generator.unet)
     with torch.no_grad():
         generator.prompt_embedding.add_(noise_like(*generator.prompt_embedding.shape))
@@ -65,7 +61,7 @@ def test_the_release_is_the_trained_generator(base, train, request, tmp_path):
     lr = picture(1, 3, 16, 16)
     with torch.no_grad():
         expected, sr = generator(lr)[0], loaded(lr)[0]
-        untrained = build_generator(str(request.getfixturevalue(base)), timestep=250, prompt_tokens=5)(lr)[0]
+        untrained = generator_of(str(request.getfixturevalue(base)), timestep=250, prompt_tokens=5)(lr)[0]
     torch.testing.assert_close(sr, expected, rtol=1e-5, atol=5e-5)
     assert (untrained - expected).abs().max() > 1e-3
 
@@ -238,7 +234,7 @@ def test_missing_and_cut_off_files_are_named(tmp_path, lora_release, name):
 @pytest.mark.parametrize("train", ["lora", "full"])
 def test_training_starts_from_a_release(tmp_path, tiny_base, train):
     generator = release(tmp_path / "run_8", tiny_base, train)
-    other = build_generator(str(tiny_base), train=train, rank=4, alpha=8, prompt_tokens=5, timestep=250, seed=9)
+    other = generator_of(str(tiny_base), train=train, rank=4, alpha=8, prompt_tokens=5, timestep=250, seed=9)
     load_trained(other, tmp_path / "run_8")
     assert set(other.trainable()) == set(generator.trainable())
     assert all(torch.equal(p, other.trainable()[name]) for name, p in generator.trainable().items())
@@ -247,7 +243,7 @@ def test_training_starts_from_a_release(tmp_path, tiny_base, train):
 @pytest.mark.parametrize(("train", "saved"), [("lora", "full"), ("full", "lora")])
 def test_training_on_in_another_way_is_refused(tmp_path, tiny_base, train, saved):
     release(tmp_path / "run_8", tiny_base, saved)
-    other = build_generator(str(tiny_base), train=train, rank=4, alpha=8, prompt_tokens=5)
+    other = generator_of(str(tiny_base), train=train, rank=4, alpha=8, prompt_tokens=5)
     with pytest.raises(ValueError, match=f"was trained with network_g.train: {saved}"):
         load_trained(other, tmp_path / "run_8")
 
@@ -258,6 +254,6 @@ def test_training_on_in_another_way_is_refused(tmp_path, tiny_base, train, saved
 )
 def test_training_on_with_other_sizes_is_refused(tmp_path, tiny_base, options, problem):
     release(tmp_path / "run_8", tiny_base)
-    other = build_generator(str(tiny_base), **{"rank": 4, "alpha": 8, "prompt_tokens": 5} | options)
+    other = generator_of(str(tiny_base), **{"rank": 4, "alpha": 8, "prompt_tokens": 5} | options)
     with pytest.raises(ValueError, match=problem):
         load_trained(other, tmp_path / "run_8")

@@ -8,21 +8,19 @@ import torch
 from safetensors.torch import save_file
 
 from models.configs import BLOCK_TRANSFORM, SD21_UNET
-from models.discriminator import build_discriminator
-from models.generator import CONFIG_FILE, GENERATOR_FILE, build_generator
 from models.pretrained_files import WEIGHTS_NAMES
+from models.release import CONFIG_FILE, GENERATOR_FILE
 from models.sizes import (
-    DiscriminatorPlan,
-    GeneratorPlan,
     UnknownSizesError,
     find_config,
     find_here,
     may_be_hub_id,
     meta_discriminator,
     meta_generator,
-    trained_plan,
+    trained_settings,
     weights_are_here,
 )
+from tests.tiny_models import discriminator_of, discriminator_settings, generator_of, generator_settings
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +50,8 @@ def cached(cache: Path, source: str, files: dict[str, str], commit: str = "0" * 
 @pytest.mark.parametrize("base", ["sd_base", "tiny_base"])
 def test_meta_generator_is_the_one_that_trains(base: str, train: str, dtype: torch.dtype, request: pytest.FixtureRequest) -> None:
     source = str(request.getfixturevalue(base))
-    real = build_generator(source, train=train, rank=4, alpha=4, prompt_tokens=5, dtype=dtype)
-    meta = meta_generator(GeneratorPlan(source=source, train=train, rank=4, alpha=4, prompt_tokens=5), dtype=dtype)
+    real = generator_of(source, train=train, rank=4, alpha=4, prompt_tokens=5, dtype=dtype)
+    meta = meta_generator(generator_settings(source, train=train, rank=4, alpha=4, prompt_tokens=5), dtype=dtype)
     assert tensors_of(meta) == tensors_of(real)
     assert {t.device.type for t in (*meta.parameters(), *meta.buffers())} == {"meta"}
     assert meta.size_multiple == real.size_multiple and meta.autoencoder.factor == real.autoencoder.factor
@@ -62,14 +60,14 @@ def test_meta_generator_is_the_one_that_trains(base: str, train: str, dtype: tor
 @pytest.mark.parametrize("base", ["sd_base", "sdxl_base", "tiny_base"])
 def test_meta_discriminator_is_the_one_that_trains(base: str, request: pytest.FixtureRequest) -> None:
     source = str(request.getfixturevalue(base))
-    real = build_discriminator(source, rank=3, alpha=3, head_channels=7, prompt_tokens=5, dtype=torch.bfloat16)
-    meta = meta_discriminator(DiscriminatorPlan(source=source, rank=3, alpha=3, head_channels=7, prompt_tokens=5), dtype=torch.bfloat16)
+    real = discriminator_of(source, rank=3, alpha=3, head_channels=7, prompt_tokens=5, dtype=torch.bfloat16)
+    meta = meta_discriminator(discriminator_settings(source, rank=3, alpha=3, head_channels=7, prompt_tokens=5), dtype=torch.bfloat16)
     assert tensors_of(meta) == tensors_of(real)
     assert {t.device.type for t in (*meta.parameters(), *meta.buffers())} == {"meta"}
 
 
 def test_another_autoencoder_and_no_adapters(sd_base: Path, taesd: Path) -> None:
-    plan = GeneratorPlan(source=str(sd_base), vae=str(taesd))
+    plan = generator_settings(str(sd_base), vae=str(taesd))
     meta = meta_generator(plan, adapted=False)
     assert type(meta.autoencoder.model).__name__ == "AutoencoderTiny"
     assert not any("lora" in name for name, _ in meta.named_parameters())
@@ -135,12 +133,12 @@ def test_plan_of_a_trained_folder(tmp_path: Path, tiny_base: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text(json.dumps({**config, "targets": ["to_q"]}))
     save_file({"prompt_embedding": torch.zeros(33, 6)}, tmp_path / GENERATOR_FILE)
     sizes = {"rank": 8, "alpha": 4, "targets": ("to_q",), "prompt_tokens": 33}
-    assert trained_plan(tmp_path) == GeneratorPlan(source="owner/base", revision="abc", **sizes)
-    assert trained_plan(tmp_path, base="my/copy") == GeneratorPlan(source="my/copy", **sizes)
+    assert trained_settings(tmp_path) == generator_settings("owner/base", revision="abc", **sizes)
+    assert trained_settings(tmp_path, base="my/copy") == generator_settings("my/copy", **sizes)
 
 
 def test_plan_where_nothing_is_trained_yet(tmp_path: Path, tiny_base: Path) -> None:
-    assert trained_plan(tmp_path / "gone", base="owner/base", revision="r") == GeneratorPlan(source="owner/base", revision="r")
-    assert trained_plan(tiny_base) == GeneratorPlan(source=str(tiny_base), train="full")
+    assert trained_settings(tmp_path / "gone", base="owner/base", revision="r") == generator_settings("owner/base", revision="r")
+    assert trained_settings(tiny_base) == generator_settings(str(tiny_base), train="full")
     with pytest.raises(ValueError, match="no trained generator"):
-        trained_plan(tmp_path / "gone")
+        trained_settings(tmp_path / "gone")

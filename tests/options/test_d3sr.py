@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from options import d3sr, datasets, networks
+import losses.settings
+from models import settings
+from options import d3sr, datasets, training
 from options.schema import OptionsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +32,7 @@ def refusal(file: str, *force: str) -> str:
 def test_lora_targets_are_design_md_section_4s() -> None:
     text = """to_q to_k to_v to_out.0 proj_in proj_out ff.net.0.proj ff.net.2 conv1 conv2 conv_shortcut
         downsamplers.0.conv upsamplers.0.conv time_emb_proj"""
-    assert set(networks.LoraOptions().targets) == set(text.split()) and len(networks.LORA_TARGETS) == 14
+    assert set(settings.LoraSettings().targets) == set(text.split()) and len(settings.LORA_TARGETS) == 14
 
 
 FIXED_KEYS = [
@@ -211,7 +213,7 @@ def test_options_are_frozen() -> None:
             setattr(section, dataclasses.fields(section)[0].name, None)
 
 
-@pytest.mark.parametrize("module", [d3sr, datasets, networks])
+@pytest.mark.parametrize("module", [d3sr, datasets, training, settings, losses.settings])
 def test_every_field_has_a_docstring(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     for owner in (node for node in tree.body if isinstance(node, ast.ClassDef)):

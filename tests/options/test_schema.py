@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from options.schema import OptionsError, Place, Section, build, check, describe, dump
+from options.schema import Location, OptionsError, Section, build, check, describe, dump
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +152,9 @@ def test_a_check_without_a_field_names_the_section() -> None:
 
 def test_the_source_of_the_key_is_named_not_that_of_the_section() -> None:
     section, leaf = Section(), Section()
-    leaf.put("size", "x", Place("other.yml", 12))
-    section.put("name", "oak", Place("tree.yml", 1))
-    section.put("leaf", leaf, Place("tree.yml", 2))
+    leaf.put("size", "x", Location("other.yml", 12))
+    section.put("name", "oak", Location("tree.yml", 1))
+    section.put("leaf", leaf, Location("tree.yml", 2))
     with pytest.raises(OptionsError) as caught:
         build(Tree, section, "tree.yml")
     assert str(caught.value) == "other.yml: leaf.size: expected an integer, got 'x' (line 12)"

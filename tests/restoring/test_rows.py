@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbones import Autoencoder, new_autoencoder
+from models.autoencoders import Autoencoder, BlockAutoencoder
+from models.backbones import new_autoencoder
 from models.block_transform import BlockTransform
 from models.generator import Generator
 from restoring.enlarged import Enlarged
@@ -33,7 +34,7 @@ def stub(autoencoder: Autoencoder, function=torch.zeros_like, alpha_bar: float =
 
 
 def blocks(**kwargs) -> Generator:
-    return stub(Autoencoder(BlockTransform(4)), **kwargs)
+    return stub(BlockAutoencoder(BlockTransform(4)), **kwargs)
 
 
 def vae(**kwargs) -> Generator:

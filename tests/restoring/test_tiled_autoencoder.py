@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.backbones import Autoencoder, cast, meta_autoencoder, new_autoencoder
+from models.autoencoders import Autoencoder
+from models.backbones import cast, meta_autoencoder, new_autoencoder
 from models.configs import BLOCK_TRANSFORM
 from restoring import tiled_autoencoder, tiled_layers, tiled_maps
 from restoring.tiled_autoencoder import decode_tiled, encode_tiled, halo

@@ -16,10 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import test_d3sr
-from models.generator import Generator, base_fingerprint, build_generator, load_generator, load_trained
-from models.inventory import describe_generator
-from models.release import save_release
-from tests.tiny_models import disturb_lora, noise_like, picture, write_sd_base, write_taesd, write_tiny_base
+from models.generator import Generator, base_fingerprint, load_generator, load_trained
+from models.release import describe_generator, save_release
+from tests.tiny_models import disturb_lora, generator_of, noise_like, picture, write_sd_base, write_taesd, write_tiny_base
 from tools.export import main
 from tools.exporting.onnx_export import PACKAGES
 
@@ -31,7 +30,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def release(run: Path, base: Path, train: str = "lora", vae: Path | None = None) -> Path:
     """A trained generator's folder as a training leaves it, with an option file for it beside it."""
     sizes = {"rank": 4, "alpha": 8}
-    generator = build_generator(str(base), train=train, vae=vae and str(vae), prompt_tokens=5, timestep=250, **sizes)
+    generator = generator_of(str(base), train=train, vae=vae and str(vae), prompt_tokens=5, timestep=250, **sizes)
     disturb_lora(generator.unet)
     with torch.no_grad():
         generator.prompt_embedding.add_(noise_like(*generator.prompt_embedding.shape))
@@ -252,7 +251,7 @@ def by_hand(generator: Generator, lr: torch.Tensor) -> np.ndarray:
 
 
 def test_training_on_from_a_merged_folder_is_refused_in_one_line(sd_base, sd_merged):
-    generator = build_generator(str(sd_base), rank=4, alpha=8, prompt_tokens=5)
+    generator = generator_of(str(sd_base), rank=4, alpha=8, prompt_tokens=5)
     with pytest.raises(ValueError, match=r"merged model.*set path.pretrain_network_g to the folder it was exported from") as refusal:
         load_trained(generator, sd_merged)
     assert "\n" not in str(refusal.value)
@@ -260,7 +259,7 @@ def test_training_on_from_a_merged_folder_is_refused_in_one_line(sd_base, sd_mer
 
 def test_a_new_lora_can_be_trained_on_it(sd_merged):
     """As the refusal says: the adapters are zero before training, so only the prompt differs."""
-    generator, lr_up = build_generator(str(sd_merged), rank=2, alpha=2, prompt_tokens=5, timestep=250), picture(1, 3, 64, 64)
+    generator, lr_up = generator_of(str(sd_merged), rank=2, alpha=2, prompt_tokens=5, timestep=250), picture(1, 3, 64, 64)
     merged = load_generator(sd_merged)
     with torch.no_grad():
         generator.prompt_embedding.copy_(merged.prompt_embedding)

@@ -11,6 +11,7 @@ from PIL import Image
 from data.image_io import write_image
 from losses.dists import build_dists
 from losses.perceptual import build_perceptual
+from losses.settings import PerceptualSettings
 from losses.sobel import sobel
 from tools.feature_maps import NAMES, main
 from tools.figures.feature_maps import both_distances, coloured, feature_rows
@@ -28,7 +29,7 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def test_maps_are_the_mean_activations_of_picture_and_edges() -> None:
-    distance = build_perceptual("ea_dists", backbone="squeezenet1_1", backbone_weights="random")
+    distance = build_perceptual(PerceptualSettings(type="ea_dists", weight=1, backbone="squeezenet1_1", backbone_weights="random"))
     image = torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))
     rows, edges = feature_rows(distance, image), sobel(image[None])
     trunk = build_dists("squeezenet1_1", "random", None).features
@@ -40,7 +41,7 @@ def test_maps_are_the_mean_activations_of_picture_and_edges() -> None:
 
 
 def test_ea_dists_is_dists_of_pictures_plus_dists_of_edges() -> None:
-    distance = build_perceptual("ea_dists", backbone="squeezenet1_1", backbone_weights="random")
+    distance = build_perceptual(PerceptualSettings(type="ea_dists", weight=1, backbone="squeezenet1_1", backbone_weights="random"))
     sr, hr = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
     plain = build_dists("squeezenet1_1", "random", None)
     dists, ea_dists = both_distances(distance, sr, hr)

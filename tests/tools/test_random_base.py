@@ -7,9 +7,7 @@ from safetensors.torch import load_file
 
 from models.backbones import load_unet
 from models.configs import KNOWN, SMALL_SD_UNET
-from models.discriminator import build_discriminator
-from models.generator import build_generator
-from tests.tiny_models import SMALL_TINY_UNET
+from tests.tiny_models import SMALL_TINY_UNET, discriminator_of, generator_of
 from tools.random_base import main
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -31,8 +29,8 @@ def test_both_players_can_be_built_from_it(tmp_path, capsys, kind, dtype):
     wanted = {"fp32": torch.float32, "fp16": torch.float16}[dtype]
     assert {tensor.dtype for tensor in load_file(folder / "unet" / WEIGHTS).values()} == {wanted}
     assert {tensor.dtype for tensor in load_file(folder / "vae" / WEIGHTS).values()} == {torch.float32 if kind == "tiny" else wanted}
-    generator = build_generator(str(folder), rank=2, alpha=2, prompt_tokens=3)
-    discriminator = build_discriminator(str(folder), rank=2, alpha=2, prompt_tokens=3, head_channels=4)
+    generator = generator_of(str(folder), rank=2, alpha=2, prompt_tokens=3)
+    discriminator = discriminator_of(str(folder), rank=2, alpha=2, prompt_tokens=3, head_channels=4)
     side = generator.size_multiple
     with torch.no_grad():
         sr, z_hat = generator(torch.zeros(1, 3, side // 4, side // 4))

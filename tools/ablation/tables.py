@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, no_grad
 
 from losses.perceptual import build_perceptual
+from losses.settings import PerceptualSettings
 
 DISTANCES = {"LPIPS*": "lpips", "DISTS*": "dists"}
 """Names in the tables -> perceptual type; the star says that they are not the published metrics."""
@@ -65,7 +66,8 @@ def perceptual_distances(pictures: Iterable[tuple[Tensor, Tensor]], weights: str
     pictures: (sr, hr), each (3, H, W) in [0, 1]. weights: see `losses.features.build_features`.
     Raises ValueError (file) or OSError (download).
     """
-    distances = {name: build_perceptual(kind, backbone="squeezenet1_1", backbone_weights=weights) for name, kind in DISTANCES.items()}
+    how = {"weight": 1, "backbone": "squeezenet1_1", "backbone_weights": weights}
+    distances = {name: build_perceptual(PerceptualSettings(type=kind, **how)) for name, kind in DISTANCES.items()}
     found: dict[str, list[float]] = {name: [] for name in distances}
     with no_grad():
         for sr, hr in pictures:

@@ -9,6 +9,7 @@ import torch
 from engine.distributed import dtype_of
 from models.generator import Generator, base_fingerprint, build_generator
 from models.release import save_release
+from models.settings import GeneratorSettings
 from options.d3sr import TestOptions, load_test_options
 from tools.benchmark import measure
 from tools.checks.common import ROOT, Row, Setting, attempt, free_memory, row, skipped
@@ -123,7 +124,7 @@ def release(setting: Setting) -> Path:
     """What a training leaves, before it has learned anything; written once."""
     folder, base = setting.folder / "release", setting.bases()[0]
     if not folder.is_dir():
-        generator = build_generator(base, dtype=torch.float16)
+        generator = build_generator(GeneratorSettings(pretrained=base), dtype=torch.float16)
         facts = {"timestep": 399, "scale": 4, "train": "lora", "rank": 16, "alpha": 16, "base": base}
         save_release(folder, generator, {**facts, "base_fingerprint": base_fingerprint(base)})
     return folder

@@ -14,8 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from engine.distributed import World
 from engine.dry_run import measure as estimate
-from engine.dry_run import plans
-from engine.memory import GIB, with_perceptual
+from engine.memory import GIB
 from options.d3sr import TrainOptions, load_train_options
 from tools.checks.common import ROOT, Row, Setting, attempt, make_photos, row, run_script, skipped
 from tools.timing.measure import interleaved, synchronise
@@ -92,10 +91,8 @@ def settings(setting: Setting, name: str, file: str) -> list[str]:
 
 def estimated_gib(options: TrainOptions) -> float:
     """The peak that --dry-run says, in GiB."""
-    generator, discriminator, batch = plans(options)
-    _, memory = estimate(generator, discriminator, batch)
-    loss = options.train.perceptual
-    return with_perceptual(memory, loss.type, loss.backbone, batch=batch.per_process, gt_size=batch.gt_size).peak / GIB
+    _, memory = estimate(options)
+    return memory.peak / GIB
 
 
 def logged(setting: Setting, name: str) -> list[dict[str, float]]:

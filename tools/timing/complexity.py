@@ -19,6 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.objectives import frozen
 from models.discriminator import Discriminator
 from models.generator import Generator
+from models.release import MERGED
+from models.settings import DiscriminatorSettings, FastVaeSettings, GeneratorSettings
+from models.sizes import find_config, meta_discriminator, meta_generator, trained_settings
+from options.d3sr import TestOptions, TrainOptions
 
 Rule = Callable[[nn.Module, Tensor, Tensor], int]
 
@@ -135,7 +139,70 @@ def generator_macs(generator: Generator, size: int) -> dict[str, Macs]:
 def discriminator_macs(discriminator: Discriminator, side: int) -> dict[str, Macs]:
     """MACs for one latent of side x side positions: the trunk, and with the head."""
     device = discriminator.prompt_embedding.device
-    z = torch.zeros(1, discriminator.trunk.config.in_channels, side, side, device=device)
+    z = torch.zeros(1, discriminator.in_channels, side, side, device=device)
     timesteps = torch.zeros(1, dtype=torch.long, device=device)
     trunk = count_macs(discriminator, lambda: discriminator.features(z, timesteps))
     return {"trunk": trunk, "with head": count_macs(discriminator, lambda: discriminator(z, timesteps))}
+
+
+def describe(options: TrainOptions | TestOptions, size: int) -> list[str]:
+    """Lines on the generator at size x size output pixels, and on the discriminator where the options train one.
+
+    Raises:
+        ValueError: sizes that are unknown or do not fit, or a test whose generator is not there and which names no base.
+    """
+    g = options.network_g
+    if isinstance(options, TestOptions):
+        return describe_generator(trained_settings(g.path, base=g.pretrained, revision=g.revision), g.fast_vae, size)
+    lines = describe_generator(g, None, size)
+    if options.network_d.type == "none":
+        return lines
+    return [*lines, "", *describe_discriminator(options.network_d, size // meta_generator(g).autoencoder.factor)]
+
+
+def describe_generator(settings: GeneratorSettings, fast_vae: FastVaeSettings | None, size: int) -> list[str]:
+    """Both countings as the generator trains, and the stages as they run once the LoRA is merged."""
+    generator = meta_generator(settings, fast_vae)
+    rows = generator_macs(meta_generator(settings, fast_vae, adapted=False), size)
+    macs = total(rows.values())
+    trained = "merged" if settings.train == MERGED else "all of the UNet trained"
+    if settings.train == "lora":
+        trained = f"LoRA of rank {settings.lora.rank}, not merged"
+        merged, macs = macs, total(generator_macs(generator, size).values())
+        rows |= {"total, LoRA merged": merged, "LoRA": macs - merged}
+    if fast_vae is not None:
+        trained += f", {fast_vae.parts} of {fast_vae.path}"
+    origin = find_config(settings.pretrained, "unet", settings.revision)[1]
+    head = f"Generator at {size}x{size} pixels: {settings.pretrained}, {trained}; sizes from {origin}"
+    return [head, *_headline(macs, count_parameters(generator)), "", *_table({**rows, "total": macs})]
+
+
+def describe_discriminator(settings: DiscriminatorSettings, side: int) -> list[str]:
+    """Both countings as the discriminator trains, and of its trunk alone."""
+    bare, discriminator = meta_discriminator(settings, adapted=False), meta_discriminator(settings)
+    macs = discriminator_macs(discriminator, side)["with head"]
+    trunk, parameters = discriminator_macs(bare, side)["trunk"], count_parameters(bare.trunk)
+    trained = "all of it trained" if settings.train == "full" else f"LoRA of rank {settings.lora.rank}, not merged"
+    origin = find_config(settings.pretrained, "unet", settings.revision)[1]
+    return [
+        f"Discriminator on a latent of {side}x{side}: {settings.pretrained}, {trained}; sizes from {origin}",
+        *_headline(macs, count_parameters(discriminator)),
+        "",
+        *_table({"trunk": trunk, "LoRA and head": macs - trunk, "total": macs}),
+        f"  {'parameters of the trunk':24}{parameters.everything / 1e6:>10,.2f} M",
+    ]
+
+
+def _headline(macs: Macs, parameters: Parameters) -> list[str]:
+    """Both countings, in the paper's units."""
+    return [
+        f"  {'':24}{'parameters':>12}{'MACs':>14}",
+        f"  {'as thop counts':24}{parameters.thop / 1e6:>10,.2f} M{macs.thop / 1e9:>12,.1f} G",
+        f"  {'everything':24}{parameters.everything / 1e6:>10,.2f} M{macs.everything / 1e9:>12,.1f} G",
+    ]
+
+
+def _table(rows: dict[str, Macs]) -> list[str]:
+    """GMACs by stage."""
+    lines = [f"  {'GMACs':24}{'everything':>12}{'conv + linear':>16}"]
+    return lines + [f"  {name:24}{macs.everything / 1e9:>12,.2f}{macs.layers / 1e9:>16,.2f}" for name, macs in rows.items()]

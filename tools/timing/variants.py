@@ -16,19 +16,16 @@ GRAPHS = "graphs"
 
 def unmerged(options: "TestOptions") -> "Generator":
     """As it trains: timestep and text embedding go through the network with every picture, and so do adapters, where it has some."""
-    from models.generator import MERGED, base_of, build_generator, load_generator, load_trained, read_generator_config, revision_of
-    from models.sizes import trained_plan
+    from models.generator import build_generator, load_generator, load_trained
+    from models.release import MERGED, read_generator_config
+    from models.sizes import trained_settings
 
     network = options.network_g
     config = read_generator_config(network.path)
     if config["train"] == MERGED:
         return load_generator(network.path)
-    source = base_of(network.path, config, network.pretrained)
-    plan = trained_plan(network.path, base=network.pretrained, revision=network.revision)
-    generator = build_generator(
-        source, revision=revision_of(config, source, network.revision), vae=plan.vae, timestep=config["timestep"], scale=config["scale"],
-        train=plan.train, rank=plan.rank, alpha=plan.alpha, targets=plan.targets, prompt_tokens=plan.prompt_tokens,
-    )  # fmt: skip
+    settings = trained_settings(network.path, base=network.pretrained, revision=network.revision)
+    generator = build_generator(settings, scale=config["scale"])
     load_trained(generator, network.path)
     return generator.requires_grad_(False).eval()
 

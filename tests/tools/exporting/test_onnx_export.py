@@ -12,9 +12,9 @@ import torch
 
 from models.backbones import new_autoencoder, new_unet, save_base
 from models.configs import BLOCK_TRANSFORM
-from models.generator import Generator, build_generator
+from models.generator import Generator
 from models.release import save_release
-from tests.tiny_models import SMALL_SD_UNET, SMALL_TINY_UNET, SMALL_VAE, picture
+from tests.tiny_models import SMALL_SD_UNET, SMALL_TINY_UNET, SMALL_VAE, generator_of, picture
 from tools.export import main
 from tools.exporting.onnx_export import CHECKED, TRACED, example_picture, save_program, trace, write_onnx
 
@@ -52,7 +52,7 @@ def exported(request, tmp_path_factory):
     base, folder = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp(request.param) / "run"
     unet, vae = NETWORKS[request.param]
     save_base(base, new_unet(unet, 1), new_autoencoder(vae, 2))
-    generator = build_generator(str(base), train="full", prompt_tokens=5, timestep=100)
+    generator = generator_of(str(base), train="full", prompt_tokens=5, timestep=100)
     save_release(folder, generator, {"timestep": 100, "scale": 4, "train": "full", "base": str(base)})
     program = trace(generator.requires_grad_(False).eval())
     save_program(program, folder / "model.onnx")

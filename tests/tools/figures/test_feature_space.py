@@ -6,8 +6,7 @@ import torch
 
 from models.backbones import trunk_features
 from models.diffusion import forward_diffusion, scaled_linear_alphas_cumprod
-from models.discriminator import build_discriminator
-from tests.tiny_models import noise_like, write_sdxl_base, write_tiny_base
+from tests.tiny_models import discriminator_of, noise_like, write_sdxl_base, write_tiny_base
 from tools.figures.feature_space import lle, pca, separability, standardized, trunk_means
 
 
@@ -56,7 +55,7 @@ def test_separability_is_one_for_clouds_apart_and_a_half_where_pairs_differ_by_c
 
 @pytest.mark.parametrize("write", [write_tiny_base, write_sdxl_base])
 def test_features_are_the_mid_blocks_of_the_noised_latents(tmp_path, write) -> None:
-    discriminator = build_discriminator(str(write(tmp_path)), prompt_tokens=4, head_channels=8, image_size=64).eval()
+    discriminator = discriminator_of(str(write(tmp_path)), prompt_tokens=4, head_channels=8, image_size=64).eval()
     channels = discriminator.trunk.config.in_channels
     z, noise, table = noise_like(2, channels, 16, 16), noise_like(2, channels, 16, 16, seed=1), scaled_linear_alphas_cumprod()
     found = trunk_means(discriminator, z, 300, noise, table, channels=5)

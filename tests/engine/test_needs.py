@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from data.image_io import write_image
-from engine import places
 from engine.distributed import World
-from engine.places import MISSING, base_place, images_place, insist, metric_places, perceptual_places, release_place
+from engine.needs import MISSING, base_need, images_need, insist, metric_needs, perceptual_needs, release_need
+from losses.settings import PerceptualSettings
 from options.d3sr import TrainOptions
 from options.datasets import MetricOptions
-from options.networks import PerceptualOptions
 from tests.engine.test_distributed import in_processes
 from tests.short_training import options_of
 from tests.tiny_models import write_tiny_base
@@ -44,12 +43,12 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def describe_base(source: str, revision: str | None, parts: tuple[str, ...]) -> str:
-    return base_place("base", "network_g.pretrained", source, revision, parts).text
+    return base_need("base", "network_g.pretrained", source, revision, parts).text
 
 
 def describe_perceptual(type: str, backbone: str, weights: str = "torchvision", dists: str | None = None) -> list[str]:
-    options = PerceptualOptions(type=type, weight=1, backbone=backbone, backbone_weights=weights, dists_weights=dists)
-    return [place.text for place in perceptual_places(options)]
+    options = PerceptualSettings(type=type, weight=1, backbone=backbone, backbone_weights=weights, dists_weights=dists)
+    return [need.text for need in perceptual_needs(options)]
 
 
 def test_a_folder_that_has_everything(base: str) -> None:
@@ -126,31 +125,31 @@ def test_perceptual_weights(tmp_path: Path) -> None:
 
 
 def test_a_start_from_another_run(tmp_path: Path) -> None:
-    place = functools.partial(release_place, "starts from", "path.pretrain_network_g", str(tmp_path))
-    assert f"{MISSING}: '{tmp_path}' holds no trained generator" in place().text
+    need = functools.partial(release_need, "starts from", "path.pretrain_network_g", str(tmp_path))
+    assert f"{MISSING}: '{tmp_path}' holds no trained generator" in need().text
     for train, said in (("merged", "cannot be trained on"), ("lora", "lacks generator.safetensors")):
         (tmp_path / "config.json").write_text(f'{{"timestep": 1, "scale": 4, "train": "{train}", "base": "owner/base"}}')
-        assert said in place().problem
+        assert said in need().problem
     (tmp_path / "generator.safetensors").touch()
-    assert place().text == f"{tmp_path} (folder; trained from owner/base)"
+    assert need().text == f"{tmp_path} (folder; trained from owner/base)"
 
 
 def test_images_are_counted_or_only_looked_for(tmp_path: Path) -> None:
-    place = functools.partial(images_place, "training HR", "datasets.train.dataroot_gt")
+    need = functools.partial(images_need, "training HR", "datasets.train.dataroot_gt")
     write_image(tmp_path / "photos/a.png", np.zeros((8, 8, 3), np.uint8))
     photos, empty = tmp_path / "photos", tmp_path / "empty"
     empty.mkdir()
-    assert [place(str(photos), count=count).text for count in (True, False)] == [f"{photos} (1 images)", str(photos)]
-    assert [place(str(empty), count=count).problem is None for count in (True, False)] == [False, True]
+    assert [need(str(photos), count=count).text for count in (True, False)] == [f"{photos} (1 images)", str(photos)]
+    assert [need(str(empty), count=count).problem is None for count in (True, False)] == [False, True]
     for count in (True, False):
-        assert place("no/such", count=count).text.startswith(f"no/such: {MISSING}: no such file or folder")
+        assert need("no/such", count=count).text.startswith(f"no/such: {MISSING}: no such file or folder")
 
 
 def test_the_files_of_metrics(tmp_path: Path) -> None:
-    assert metric_places("psnr", MetricOptions(type="psnr")) == metric_places("rare", MetricOptions(type="rare")) == []
-    own, trunk = metric_places("l", MetricOptions(type="lpips-vgg"))
+    assert metric_needs("psnr", MetricOptions(type="psnr")) == metric_needs("rare", MetricOptions(type="rare")) == []
+    own, trunk = metric_needs("l", MetricOptions(type="lpips-vgg"))
     assert (own.key, own.problem, trunk.problem) == ("val.metrics.l", None, None) and "would be downloaded from https://" in own.text
-    (given,) = metric_places("n", MetricOptions(type="niqe", pretrained_model_path="gone.mat"))
+    (given,) = metric_needs("n", MetricOptions(type="niqe", pretrained_model_path="gone.mat"))
     assert given.text == f"gone.mat: {MISSING}: there is no such file" and given.key == "val.metrics.n.pretrained_model_path"
 
 
@@ -223,7 +222,7 @@ def _count_checks(options: TrainOptions, file: Path, world: World) -> tuple[list
         return file
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(places, "backbone_file", backbone_file)
+        patch.setattr("engine.needs.backbone_file", backbone_file)
         return checks, insist(options, world).train.perceptual.backbone_weights
 
 
