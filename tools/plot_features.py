@@ -14,18 +14,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from models.discriminator import Discriminator
-    from models.generator import Generator
-    from options.d3sr import TrainOptions
-    from tools.figures.feature_space_figure import Cloud
+from options.d3sr import load_train_options
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,102 +38,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build(options: "TrainOptions", trained: str | None, device: "torch.device") -> "tuple[Generator, Discriminator]":
-    """Both networks, nothing of them to be trained here. Raises ValueError where there is no discriminator, or the two do not fit."""
-    import torch
-
-    from engine.distributed import dtype_of
-    from models.discriminator import build_discriminator
-    from models.generator import build_generator, load_generator
-
-    g, d = options.network_g, options.network_d
-    dtype = torch.float32 if device.type == "cpu" else dtype_of(options.train.precision)  # a few passes need no haste, but every digit
-    if d.type == "none":
-        raise ValueError("network_d.type: none has no features; take an option file with a discriminator")
-    generator = load_generator(trained, dtype=dtype) if trained else build_generator(g, scale=options.scale, dtype=dtype)
-    discriminator = build_discriminator(d, image_size=options.datasets.train.gt_size, dtype=dtype)
-    judged, made = discriminator.in_channels, generator.autoencoder.latent_channels
-    if judged != made:
-        raise ValueError(f"network_d.pretrained: '{d.pretrained}' judges latents of {judged} channels, the generator makes {made}")
-    return generator.to(device).eval(), discriminator.to(device).eval()
-
-
-def latents(args: argparse.Namespace, generator: "Generator", size: int, device: "torch.device") -> "tuple[list[str], Tensor, Tensor]":
-    """Names, and latents of the pictures' centres: real ones and generated ones, each (N, C, h, w)."""
-    import torch
-    from tqdm import tqdm
-
-    from data.paired import PairedFolder
-
-    pairs, scale = PairedFolder(args.lr, args.hr, generator.scale), generator.scale
-    names, real, generated = [], [], []
-    for index in tqdm(range(min(args.number, len(pairs))), "encoding", unit="image", disable=None):
-        item = pairs[index]
-        height, width = item["lr"].shape[1:]
-        if min(height, width) * scale < size:
-            raise ValueError(f"{item['path']}: its HR of {width * scale}x{height * scale} pixels is smaller than --size {size}")
-        top, left = (height - size // scale) // 2, (width - size // scale) // 2
-        lr = item["lr"][None, :, top : top + size // scale, left : left + size // scale]
-        hr = item["hr"][None, :, top * scale : top * scale + size, left * scale : left * scale + size]
-        with torch.no_grad():
-            real.append(generator.encode(hr.to(device) * 2 - 1).float().cpu())
-            enlarged = generator.upsample(lr.to(device) * 2 - 1, (size, size))
-            generated.append(generator.denoise(generator.encode(enlarged)).float().cpu())
-        names.append(item["name"])
-    return names, torch.cat(real), torch.cat(generated)
-
-
-def clouds(args: argparse.Namespace, generator: "Generator", discriminator: "Discriminator", size: int) -> "list[Cloud]":
-    """The features of every timestep."""
-    import numpy as np
-    import torch
-
-    from tools.figures.feature_space import trunk_means
-    from tools.figures.feature_space_figure import Cloud
-
-    device = discriminator.time_ids.device
-    names, *both = latents(args, generator, size, device)
-    if len(names) < 3:
-        raise ValueError(f"{args.hr}: three pictures at least are needed, found {len(names)}")
-    found = []
-    for timestep in args.timesteps:
-        features = []
-        for z in both:
-            draws = torch.Generator().manual_seed(args.seed)  # again for the other kind: the pairs then differ in their realism only
-            for one in z:
-                noise = torch.randn(1, *one.shape, generator=draws).to(device)
-                table = generator.alphas_cumprod
-                features.append(trunk_means(discriminator, one[None].to(device), timestep, noise, table, args.channels))
-        found.append(Cloud(timestep, np.concatenate(features), names))
-    return found
-
-
-def draw(args: argparse.Namespace) -> list[Path]:
-    """From the options to the files."""
-    from options.d3sr import load_train_options
-
-    options = load_train_options(args.opt, args.force_yml)
-    size = args.size or options.datasets.train.gt_size
-    for name, number in (("--channels", args.channels), ("--number", args.number), ("--size", size), ("--width", args.width)):
-        if number <= 0:
-            raise ValueError(f"{name} must be above 0, got {number}")
-    wrong = [timestep for timestep in args.timesteps if not 0 <= timestep <= 999]
-    if wrong:
-        raise ValueError(f"--timesteps: expected 0 to 999, got {wrong[0]}")
-    from engine.distributed import choose_device
-    from tools.figures.feature_space_figure import draw_clouds
-
-    generator, discriminator = build(options, args.generator, choose_device(options.device))
-    multiple = max(generator.size_multiple, generator.scale)
-    if size % multiple:
-        raise ValueError(f"--size must be a multiple of {multiple}, got {size}")
-    return draw_clouds(Path(args.output), clouds(args, generator, discriminator, size), args.width)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        print(*draw(args), sep="\n")
+        options = load_train_options(args.opt, args.force_yml)
+        args.size = args.size or options.datasets.train.gt_size
+        for name in ("channels", "number", "size", "width"):
+            if getattr(args, name) <= 0:
+                raise ValueError(f"--{name} must be above 0, got {getattr(args, name)}")
+        for timestep in args.timesteps:
+            if not 0 <= timestep <= 999:
+                raise ValueError(f"--timesteps: expected 0 to 999, got {timestep}")
+        if options.network_d.type == "none":
+            raise ValueError("network_d.type: none has no features; take an option file with a discriminator")
+        from tools.figures.trunk_features import draw  # late: it imports torch
+
+        print(*draw(args, options), sep="\n")
     except (ValueError, OSError) as error:
         print(f"plot_features.py: {error}", file=sys.stderr)
         return 2

@@ -26,14 +26,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    import torch
+    from tools.pretraining.random_base import write_random_base  # late: it imports torch
 
-    from models.backbones import load_autoencoder, load_unet, save_base
-
-    source, dtype = f"random:{args.kind}:{args.seed}", {"fp32": torch.float32, "fp16": torch.float16}[args.dtype]
-    unet = load_unet(source, dtype=dtype)
-    save_base(Path(args.folder), unet, load_autoencoder(source, dtype=dtype))
-    print(f"wrote {args.folder}: {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters in the UNet")
+    parameters = write_random_base(args.kind, args.seed, args.dtype, Path(args.folder))
+    print(f"wrote {args.folder}: {parameters / 1e6:.2f} M parameters in the UNet")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from PIL import Image
 
 from data.image_io import write_image
 from losses.dists import build_dists
+from losses.features import BACKBONES
 from losses.perceptual import build_perceptual
 from losses.settings import PerceptualSettings
 from losses.sobel import sobel
-from tools.feature_maps import NAMES, main
-from tools.figures.feature_maps import both_distances, coloured, feature_rows
+from tools.feature_maps import main
+from tools.figures.feature_maps import NAMES, both_distances, coloured, feature_rows
 
 
 def picture(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -72,8 +73,6 @@ def test_the_figure_has_two_lines_a_picture_and_a_column_a_tap(files: list[str],
 
 
 def test_the_names_of_the_taps_are_as_many_as_the_taps() -> None:
-    from losses.features import BACKBONES
-
     assert {name: len(taps) for name, taps in NAMES.items()} == {name: len(backbone.taps) for name, backbone in BACKBONES.items()}
 
 

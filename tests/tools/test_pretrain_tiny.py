@@ -14,14 +14,15 @@ from models.block_transform import BlockTransform
 from models.diffusion import scaled_linear_alphas_cumprod
 from tests.tiny_models import SMALL_TINY_UNET
 from tools import pretrain_tiny
+from tools.pretraining import pretrain
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A smaller UNet, and statistics of fewer crops."""
-    fit = pretrain_tiny.fit_transform
+    fit = pretrain.fit_transform
     monkeypatch.setattr("models.configs.TINY_UNET", SMALL_TINY_UNET)
-    monkeypatch.setattr(pretrain_tiny, "fit_transform", lambda dataset, num_crops: fit(dataset, 40))
+    monkeypatch.setattr(pretrain, "fit_transform", lambda dataset, num_crops: fit(dataset, 40))
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_the_base_can_be_read_and_has_learned(photos: Path, tmp_path: Path) -> N
 
 def test_a_resumed_run_ends_like_an_uninterrupted_one(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pretrain_tiny.main(arguments(photos, tmp_path / "whole")) == 0
-    loss, calls = pretrain_tiny.denoising_loss, []
+    loss, calls = pretrain.denoising_loss, []
 
     def loss_until_the_fourth(*values: object) -> torch.Tensor:
         calls.append(1)
@@ -69,11 +70,11 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(photos: Path, tmp_path: Pa
             raise KeyboardInterrupt
         return loss(*values)
 
-    monkeypatch.setattr(pretrain_tiny, "denoising_loss", loss_until_the_fourth)
+    monkeypatch.setattr(pretrain, "denoising_loss", loss_until_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         pretrain_tiny.main(arguments(photos, tmp_path / "parts"))
-    monkeypatch.setattr(pretrain_tiny, "denoising_loss", loss)
-    monkeypatch.setattr(pretrain_tiny, "fit_transform", pytest.fail)
+    monkeypatch.setattr(pretrain, "denoising_loss", loss)
+    monkeypatch.setattr(pretrain, "fit_transform", pytest.fail)
     assert pretrain_tiny.main(arguments(photos, tmp_path / "parts", "--workers", "1")) == 0
     for part in ("unet", "vae"):
         whole, parts = (load_file(tmp_path / run / part / "diffusion_pytorch_model.safetensors") for run in ("whole", "parts"))
@@ -87,14 +88,14 @@ def test_the_loss_is_that_of_noise_prediction() -> None:
         config = type("Config", (), {"cross_attention_dim": 12})()
 
         def forward(self, z_t: torch.Tensor, timesteps: torch.Tensor, encoder_hidden_states: torch.Tensor, return_dict: bool) -> tuple:
-            assert not encoder_hidden_states.any() and encoder_hidden_states.shape == (64, pretrain_tiny.NULL_TOKENS, 12)
+            assert not encoder_hidden_states.any() and encoder_hidden_states.shape == (64, pretrain.NULL_TOKENS, 12)
             self.timesteps = timesteps
             return (z_t,)
 
     echo, generator = Echo(), torch.Generator().manual_seed(0)
     z = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     alphas = scaled_linear_alphas_cumprod()
-    found = pretrain_tiny.denoising_loss(echo, z, alphas, generator)
+    found = pretrain.denoising_loss(echo, z, alphas, generator)
     assert echo.timesteps.min() < 100 and echo.timesteps.max() > 899
     # z and noise are independent and standard normal: E (a z + (b - 1) n)^2 = a^2 + (b - 1)^2 with a^2 + b^2 = 1
     alpha_bar = alphas[echo.timesteps].double()
@@ -110,14 +111,14 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         cosine.step()
-    found = [pretrain_tiny.learning_rate_at(iteration, args) for iteration in range(1000)]
+    found = [pretrain.learning_rate_at(iteration, args) for iteration in range(1000)]
     assert found[99:] == pytest.approx(expected[99:], abs=1e-9)
     assert found[:99] == pytest.approx([value * (i + 1) / 100 for i, value in enumerate(expected[:99])], abs=1e-9)
 
 
 def test_the_transform_is_whitened_over_the_first_crops() -> None:
     crops = [{"hr": torch.randint(256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))} for n in range(60)]
-    transform = pretrain_tiny.fit_transform(copy.copy(crops), 40)
+    transform = pretrain.fit_transform(copy.copy(crops), 40)
     assert isinstance(transform, BlockTransform) and transform.block_size == 4
     z = transform.encode(torch.stack([crop["hr"] for crop in crops[:40]]) / 127.5 - 1)
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(48), rtol=0, atol=1e-4)

@@ -1,1 +1,6 @@
-"""The steps of tools/gpu_check.py: functions that take a `Setting` and yield rows."""
+"""The steps of tools/gpu_check.py, and what runs them."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Of the repository."""

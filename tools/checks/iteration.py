@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
 from engine.distributed import World
 from engine.logs import Means
 from options.d3sr import load_train_options
-from tools.checks.common import ROOT, Row, Setting, attempt, row, skipped
+from tools.checks import ROOT
+from tools.checks.step import Row, Setting, attempt, row
 from tools.timing.training import training_step
 
 PAIRS = (
@@ -30,24 +32,26 @@ def both_players(setting: Setting) -> Iterator[Row]:
     """Losses and gradients' norms of the first iteration, device beside CPU, for two pairs of players on made-up crops."""
     for name, file, changes in PAIRS:
         truth: dict[str, float] = {}
-
-        def on_cpu(file: str = file, changes: tuple[str, ...] = changes, truth: dict[str, float] = truth) -> Row:
-            truth |= numbers(torch.device("cpu"), file, changes, "fp32", tf32=False)[0]
-            return row("CPU, fp32", truth)
-
-        yield {**attempt("CPU, fp32", on_cpu), "what": f"{name}: CPU, fp32"}
+        what = f"{name}: CPU, fp32"
+        yield attempt(what, partial(on_cpu, what, file, changes, truth))
         for precision, tf32 in (("fp32", False), ("fp32", True), ("bf16", True), ("fp16", True)):
             what = f"{name}: {precision}" + ("" if tf32 else ", TF32 off")
+            measure = partial(beside_cpu, setting, what, file, changes, truth, precision, tf32=tf32)
+            yield attempt(what, measure, setting.lacks(precision) if truth else "nothing to compare with")
 
-            def measure(
-                what: str = what, file: str = file, changes: tuple[str, ...] = changes, precision: str = precision, tf32: bool = tf32,
-                truth: dict[str, float] = truth,
-            ) -> Row:  # fmt: skip
-                found, skips = numbers(setting.device, file, changes, precision, tf32=tf32)
-                return judged(what, found, truth, AT_MOST.get((precision, tf32)), skips)
 
-            reason = setting.lacks(precision) if truth else "nothing to compare with"
-            yield skipped(what, reason) if reason else attempt(what, measure)
+def on_cpu(what: str, file: str, changes: tuple[str, ...], truth: dict[str, float]) -> Row:
+    """The CPU's numbers, which are also put into `truth`."""
+    truth |= numbers(torch.device("cpu"), file, changes, "fp32", tf32=False)[0]
+    return row(what, truth)
+
+
+def beside_cpu(
+    setting: Setting, what: str, file: str, changes: tuple[str, ...], truth: dict[str, float], precision: str, *, tf32: bool
+) -> Row:
+    """The device's numbers beside those of the CPU."""
+    found, skips = numbers(setting.device, file, changes, precision, tf32=tf32)
+    return judged(what, found, truth, AT_MOST.get((precision, tf32)), skips)
 
 
 def numbers(device: torch.device, file: str, changes: tuple[str, ...], precision: str, *, tf32: bool) -> tuple[dict[str, float], int]:

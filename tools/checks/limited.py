@@ -48,9 +48,15 @@ def why(status: int, log: Path, before: int) -> str:
         return ""
     with log.open("rb") as file:
         file.seek(before)
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    how = f"ended by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return f"{lines[-1][:300]} ({how})" if lines else how
+        line = last_line(file.read().decode(errors="replace"))
+    ending = f"ended by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return f"{line[:300]} ({ending})" if line else ending
+
+
+def last_line(text: str) -> str:
+    """The last line that is not empty; of a traceback that is what happened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from importlib import metadata
 import torch
 import torch.distributed
 
-from tools.checks.common import ROOT, Row, Setting, row
+from tools.checks import ROOT
+from tools.checks.step import Row, Setting, row
 from tools.timing.measure import machine
 
 EXTRA_PACKAGES = ("torchvision", "triton", "safetensors", "opencv-python", "opencv-python-headless")
@@ -26,8 +27,8 @@ def facts(setting: Setting) -> Iterator[Row]:
         "processors": os.cpu_count(),
         "NCCL": _nccl(),
         "C compiler (torch.compile)": shutil.which("cc") or shutil.which("gcc") or "none",
-        "commit": _said("git", "rev-parse", "HEAD"),
-        "changed files": len(_said("git", "status", "--porcelain").splitlines()),
+        "commit": _output_of("git", "rev-parse", "HEAD"),
+        "changed files": len(_output_of("git", "status", "--porcelain").splitlines()),
     }
     yield row("machine", {name: value for name, value in found.items() if value is not None})
 
@@ -35,7 +36,7 @@ def facts(setting: Setting) -> Iterator[Row]:
 def _gpu(device: torch.device) -> dict[str, object]:
     properties = torch.cuda.get_device_properties(device)
     wanted = "--query-gpu=driver_version,power.limit,clocks.max.sm"
-    query = _said("nvidia-smi", f"--id={device.index or 0}", wanted, "--format=csv,noheader")
+    query = _output_of("nvidia-smi", f"--id={device.index or 0}", wanted, "--format=csv,noheader")
     return {
         "memory (GiB)": round(properties.total_memory / 2**30, 1),
         "free (GiB)": round(torch.cuda.mem_get_info(device)[0] / 2**30, 1),
@@ -67,7 +68,7 @@ def _on(flag: bool) -> str:
     return "on" if flag else "off"
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     """What a program prints; nothing where it is not there or fails."""
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,12 +12,12 @@ from models.generator import Generator, base_fingerprint, build_generator
 from models.release import save_release
 from models.settings import GeneratorSettings
 from options.d3sr import TestOptions, load_test_options
-from tools.benchmark import measure
-from tools.checks.common import ROOT, Row, Setting, attempt, free_memory, row, skipped
+from tools.checks import ROOT
+from tools.checks.step import Row, Setting, attempt, free_memory, row
 from tools.exporting.onnx_export import example_picture
 from tools.timing.measure import device_limit
 from tools.timing.parts import scaling
-from tools.timing.variants import build_all
+from tools.timing.variants import build_all, measure_variants
 
 OPTIONS = str(ROOT / "options/test_sd21.yml")
 NOTES = {
@@ -52,24 +53,25 @@ def compiled(setting: Setting) -> Iterator[Row]:
 def tiles(setting: Setting) -> Iterator[Row]:
     """Large pictures in tiles of 1024, as test_d3sr.py restores them: memory does not follow the picture's size."""
     precision = setting.precision
-    if setting.lacks(precision):
-        yield skipped(precision, str(setting.lacks(precision)))
+    if lacking := setting.lacks(precision):
+        yield row(precision, {}, lacking, "skipped")
         return
     generators, tile = build(setting, precision, ("channels_last",)), 1024 if setting.full else 128
     for side in (2048, 4096) if setting.full else (256,):
+        what = f"{precision}, {side} x {side}"
+        yield attempt(what, partial(in_tiles, what, generators["channels_last"], side, tile))
 
-        def measured(side: int = side) -> Row:
-            (found,) = scaling(generators["channels_last"], [side], tile, 64, 1)["rows"]
-            return row(f"{precision}, {side} x {side}", {"ms per image": found["seconds"] * 1e3, "MiB at work": found["memory_mib"]})
 
-        yield attempt(f"{precision}, {side} x {side}", measured)
+def in_tiles(what: str, generator: Generator, side: int, tile: int) -> Row:
+    """One picture of side x side pixels."""
+    (found,) = scaling(generator, [side], tile, overlap=64, repeats=1)["rows"]
+    return row(what, {"ms per image": found["seconds"] * 1e3, "MiB at work": found["memory_mib"]})
 
 
 def variants(setting: Setting, precision: str, names: Sequence[str], sizes: Sequence[int]) -> Iterator[Row]:
     """Rows of the variants at each size, ratios to the first of them; before them the device's own limit in this precision."""
-    reason = setting.lacks(precision)
-    if reason:
-        yield skipped(precision, reason)
+    if lacking := setting.lacks(precision):
+        yield row(precision, {}, lacking, "skipped")
         return
     limit = device_limit(setting.device, dtype_of(precision))
     for what, rate in limit.items():
@@ -77,7 +79,7 @@ def variants(setting: Setting, precision: str, names: Sequence[str], sizes: Sequ
     generators, repeats = build(setting, precision, names), 5 if setting.full else 1
     for size in sizes if setting.full else (64,):
         what = f"{precision}, {size} x {size}"
-        found = attempt(what, lambda size=size: {"rows": measure(generators, size, repeats, limit, setting.device, warmup=2)})
+        found = attempt(what, lambda size=size: {"rows": measure_variants(generators, size, repeats, limit, setting.device, warmup=2)})
         if "rows" not in found:
             yield found
             continue

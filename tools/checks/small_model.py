@@ -3,14 +3,16 @@
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
 from engine.distributed import World
 from options.d3sr import TrainOptions, load_train_options
-from tools.checks.common import ROOT, Row, Setting, attempt, free_memory, make_photos, row, run_script, skipped
-from tools.checks.training import logged, summary
-from tools.timing.measure import interleaved
+from tools.checks import ROOT
+from tools.checks.scripts import logged, make_photos, run_script, summary, training_changes
+from tools.checks.step import Row, Setting, attempt, free_memory, row
+from tools.timing.measure import seconds_of
 from tools.timing.training import training_step
 
 OPTIONS = str(ROOT / "options/train_tiny.yml")
@@ -19,27 +21,26 @@ SMALL = ("--size", "32", "--channels", "16", "32", "32")
 
 def train(setting: Setting) -> Iterator[Row]:
     """One iteration of both players by batch, pictures ready in memory; then train_d3sr.py at the best of them."""
-    reason = setting.lacks(setting.precision)
-    if reason:
-        yield skipped(setting.precision, reason)
+    if lacking := setting.lacks(setting.precision):
+        yield row(setting.precision, {}, lacking, "skipped")
         return
     speeds: dict[int, float] = {}
     for batch in (8, 32, 128, 512) if setting.full else (1, 2):
-        found = attempt(f"in memory, batch {batch}", lambda batch=batch: in_memory(setting, batch))
+        found = attempt(f"in memory, batch {batch}", partial(in_memory, setting, batch))
         yield found
         free_memory()
         if found["status"] == "ok":
             speeds[batch] = found["values"]["crops/s"]
     if speeds:
         best = max(speeds, key=speeds.__getitem__)
-        yield attempt(f"train_d3sr.py, batch {best}", lambda: scripted(setting, best))
+        yield attempt(f"train_d3sr.py, batch {best}", partial(scripted, setting, best))
 
 
 def in_memory(setting: Setting, batch: int) -> Row:
     """What the device could do if pictures came for nothing."""
     step = training_step(options(setting, batch), World(0, 1, setting.device))
-    seconds = sorted(interleaved({"": step}, setting.device, repeats=7 if setting.full else 1, warmup=3 if setting.full else 1)[""])
-    values = {"crops/s": batch / seconds[len(seconds) // 2]}
+    seconds = seconds_of(step, setting.device, repeats=7 if setting.full else 1, warmup=3 if setting.full else 1)
+    values = {"crops/s": batch / seconds}
     if setting.device.type == "cuda":
         values["peak (GiB)"] = torch.cuda.max_memory_allocated(setting.device) / 2**30
     return row(f"in memory, batch {batch}", values)
@@ -61,7 +62,7 @@ def scripted(setting: Setting, batch: int) -> Row:
 def pretrain(setting: Setting) -> Iterator[Row]:
     """tools/pretrain_tiny.py from scratch, by batch."""
     for batch in (64, 256) if setting.full else (2,):
-        yield attempt(f"pretrain_tiny.py, batch {batch}", lambda batch=batch: pretrained(setting, batch))
+        yield attempt(f"pretrain_tiny.py, batch {batch}", partial(pretrained, setting, batch))
 
 
 def pretrained(setting: Setting, batch: int) -> Row:
@@ -94,11 +95,7 @@ def options(setting: Setting, batch: int) -> TrainOptions:
 def settings(setting: Setting, batch: int) -> list[str]:
     """What is changed in options/train_tiny.yml."""
     changes = [
-        "name=tiny", f"device={setting.device.type}", f"path.experiments_root={setting.folder / 'experiments'}",
-        f"path.tb_root={setting.folder / 'tb'}", f"datasets.train.dataroot_gt={make_photos(setting)}", "datasets.val.samples=null",
-        f"datasets.train.batch_size_per_gpu={batch}", f"datasets.train.num_worker_per_gpu={workers(setting)}",
-        "train.perceptual.backbone_weights=random", "train.adversarial_start=0", "train.discriminator_start=0",
-        "train.scheduler.warmup_iter=0", f"train.precision={setting.precision}", "logger.save_checkpoint_freq=1000000",
-        "logger.use_tb_logger=false",
+        *training_changes(setting, "tiny"), "datasets.val.samples=null", f"datasets.train.batch_size_per_gpu={batch}",
+        f"datasets.train.num_worker_per_gpu={workers(setting)}", "train.scheduler.warmup_iter=0", f"train.precision={setting.precision}",
     ]  # fmt: skip
     return changes if setting.full else [*changes, "datasets.train.gt_size=32"]

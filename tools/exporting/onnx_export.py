@@ -5,16 +5,13 @@ The file is compared with PyTorch before anyone gets it. Needs the packages of r
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.onnx import ONNXProgram
 
 from models.generator import Generator
-
-if TYPE_CHECKING:
-    from torch.onnx import ONNXProgram
 
 Size = tuple[int, int]
 
@@ -71,7 +68,7 @@ def write_onnx(generator: Generator, file: Path, external_from: int = EXTERNAL_F
     return differences
 
 
-def trace(generator: Generator) -> "ONNXProgram":
+def trace(generator: Generator) -> ONNXProgram:
     """The generator's graph, height and width free, with what a user of the file must know in its metadata.
 
     Raises:
@@ -82,15 +79,9 @@ def trace(generator: Generator) -> "ONNXProgram":
     lr_up = example_picture((TRACED[0] * multiple, TRACED[1] * multiple))
     try:
         program = torch.onnx.export(
-            Restoring(generator).eval(),
-            (lr_up,),
-            input_names=["lr_up"],
-            output_names=["sr"],
-            dynamic_shapes={"lr_up": sides},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+            Restoring(generator).eval(), (lr_up,), input_names=["lr_up"], output_names=["sr"], dynamic_shapes={"lr_up": sides},
+            opset_version=OPSET, dynamo=True, verbose=False,
+        )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"torch cannot express this generator in ONNX: {reason}") from error
@@ -99,7 +90,7 @@ def trace(generator: Generator) -> "ONNXProgram":
     return program
 
 
-def save_program(program: "ONNXProgram", file: Path, external_from: int = EXTERNAL_FROM) -> None:
+def save_program(program: ONNXProgram, file: Path, external_from: int = EXTERNAL_FROM) -> None:
     """Writes FILE, and FILE.data beside it where the weights are too large for one file."""
     weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     program.save(str(file), external_data=weights >= external_from)
@@ -107,7 +98,7 @@ def save_program(program: "ONNXProgram", file: Path, external_from: int = EXTERN
 
 def largest_difference(generator: Generator, file: Path, size: Size) -> float:
     """Between onnxruntime on the CPU and PyTorch, for one picture of `size` = (H, W)."""
-    import onnxruntime
+    import onnxruntime  # late: only --onnx needs it, see requirements-onnx.txt
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -1,10 +1,8 @@
 """README.md of an exported folder: what it is and how to load it, also without this repository; a test runs its program."""
 
 from string import Template
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from models.generator import Generator
+from models.generator import Generator
 
 TEXT = Template("""# $name
 
@@ -57,25 +55,21 @@ with torch.no_grad():
 Image.fromarray(((sr.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save("restored.png")
 """)
 
-DECODE = "vae.decode(z_hat / vae.config.scaling_factor).sample"
-LOAD = 'from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)'
+
+def _of_diffusers(name: str, latents: str) -> dict[str, str]:
+    return {
+        "kinds": f"{name}, ",
+        "load": f'{name}.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)',
+        "encode": f"vae.encode(lr_up).{latents} * vae.config.scaling_factor",
+        "decode": "vae.decode(z_hat / vae.config.scaling_factor).sample",
+        "imports": "",
+        "condition": "",
+    }
+
+
 AUTOENCODERS = {
-    "AutoencoderKL": {
-        "kinds": "AutoencoderKL, ",
-        "load": f"AutoencoderKL.{LOAD}",
-        "encode": "vae.encode(lr_up).latent_dist.mode() * vae.config.scaling_factor",
-        "decode": DECODE,
-        "imports": "",
-        "condition": "",
-    },
-    "AutoencoderTiny": {
-        "kinds": "AutoencoderTiny, ",
-        "load": f"AutoencoderTiny.{LOAD}",
-        "encode": "vae.encode(lr_up).latents * vae.config.scaling_factor",
-        "decode": DECODE,
-        "imports": "",
-        "condition": "",
-    },
+    "AutoencoderKL": _of_diffusers("AutoencoderKL", "latent_dist.mode()"),
+    "AutoencoderTiny": _of_diffusers("AutoencoderTiny", "latents"),
     "BlockTransform": {
         "kinds": "",
         "load": 'BlockTransform.from_pretrained(f"{folder}/vae")',
@@ -99,7 +93,7 @@ sr = onnxruntime.InferenceSession("$name/model.onnx").run(["sr"], {"lr_up": lr_u
 """)
 
 
-def readme(name: str, generator: "Generator", config: dict, dtype: str, with_onnx: bool) -> str:
+def readme(name: str, generator: Generator, config: dict, dtype: str, with_onnx: bool) -> str:
     """The text.
 
     Args:
@@ -112,13 +106,7 @@ def readme(name: str, generator: "Generator", config: dict, dtype: str, with_onn
     origin = config.get("merged_from", config)
     trained = f"{origin['name']}, iteration {origin['iteration']}" if {"name", "iteration"} <= set(origin) else "a trained generator"
     return TEXT.substitute(
-        name=name,
-        scale=generator.scale,
-        timestep=generator.timestep,
-        origin=trained,
-        base=config["base"],
-        dtype=dtype,
-        condition=autoencoder["condition"],
-        program=PROGRAM.substitute(name=name, multiple=multiple, **{key: autoencoder[key] for key in autoencoder if key != "condition"}),
+        name=name, scale=generator.scale, timestep=generator.timestep, origin=trained, base=config["base"], dtype=dtype,
+        condition=autoencoder["condition"], program=PROGRAM.substitute(autoencoder, name=name, multiple=multiple),
         onnx=ONNX.substitute(name=name, multiple=multiple) if with_onnx else "",
-    )
+    )  # fmt: skip

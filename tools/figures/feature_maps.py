@@ -1,19 +1,74 @@
 """Fig. 4: what DISTS and EA-DISTS look at. Feature maps of a frozen trunk, of pictures and of their Sobel edges."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from data.image_io import read_image, to_tensor
 from losses.ea_dists import EdgeAware
+from losses.perceptual import build_perceptual
+from losses.settings import PerceptualSettings
 from tools.figures.figures import PICTURE_DPI, draw_picture, fitting_size, place, save_figure
 
 GAP, MARGIN = 0.03, 0.01
 FONT_SIZE, LINE, SIDE = 7.0, 0.15, 0.16
 COLOUR_MAP = "magma"
+NAMES = {
+    "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
+    "squeezenet1_1": ("relu 1", "fire 2", "fire 4", "fire 6"),
+}
+"""What the literature calls the taps; those of SqueezeNet are counted by torchvision's blocks."""
+
+
+def draw(args: argparse.Namespace) -> list[Path]:
+    """Reads the pictures, writes the files, prints the distances where they are known."""
+    pictures = read_pictures(args)
+    # Features do not depend on alpha and beta; uniform ones stand in where only the maps are asked for.
+    settings = PerceptualSettings(
+        type="ea_dists", weight=1, backbone=args.backbone, backbone_weights=args.weights, dists_weights=args.dists_weights or "uniform",
+        sobel_mode=args.sobel_mode,
+    )  # fmt: skip
+    distance = build_perceptual(settings)
+    rows = {label: feature_rows(distance, picture) for label, picture in pictures.items()}
+    files = draw_feature_maps(Path(args.output), rows, NAMES[args.backbone], args.width)
+    if args.dists_weights:
+        (first, hr), *others = pictures.items()
+        for label, sr in others:
+            dists, ea_dists = both_distances(distance, sr, hr)
+            print(f"{label} and {first}: DISTS {dists:.4f}, EA-DISTS {ea_dists:.4f}")
+    return files
+
+
+def read_pictures(args: argparse.Namespace) -> dict[str, Tensor]:
+    """Label -> (3, H, W) in [0, 1], all of one size."""
+    labels = args.labels or [Path(path).stem for path in args.pictures]
+    if len(labels) != len(args.pictures) or len(set(labels)) < len(labels):
+        raise ValueError(f"--labels: expected {len(args.pictures)} different ones, got {', '.join(labels)}")
+    pictures = {label: to_tensor(read_image(path)) for label, path in zip(labels, args.pictures, strict=True)}
+    if args.crop:
+        pictures = {label: cropped(picture, args.crop) for label, picture in pictures.items()}
+    sizes = {label: f"{picture.shape[2]}x{picture.shape[1]}" for label, picture in pictures.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the pictures must have one size: {', '.join(f'{label} {size}' for label, size in sizes.items())}")
+    return pictures
+
+
+def cropped(picture: Tensor, text: str) -> Tensor:
+    """The part left,top,width,height of (3, H, W)."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"--crop: expected left,top,width,height in pixels, got {text!r}")
+    left, top, width, height = (int(part) for part in parts)
+    if not (width and height) or left + width > picture.shape[2] or top + height > picture.shape[1]:
+        raise ValueError(f"--crop: {text} leaves a picture of {picture.shape[2]}x{picture.shape[1]} pixels")
+    return picture[:, top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)
@@ -45,8 +100,6 @@ def both_distances(distance: EdgeAware, sr: Tensor, hr: Tensor) -> tuple[float, 
 
 def coloured(maps: Sequence[Tensor]) -> list[np.ndarray]:
     """Maps (h, w) >= 0 as uint8 (h, w, 3), all on one scale from 0 to the 99.5th percentile of them together."""
-    import matplotlib
-
     top = float(np.quantile(np.concatenate([one.flatten().numpy() for one in maps]), 0.995)) or 1.0
     table = matplotlib.colormaps[COLOUR_MAP]
     return [np.round(table((one / top).clamp(0, 1).numpy())[..., :3] * 255).astype(np.uint8) for one in maps]
@@ -58,8 +111,6 @@ def draw_feature_maps(stem: Path, rows: dict[str, Rows], taps: Sequence[str], wi
     rows: label -> maps; taps: the trunk's names of the taps. All pictures share one scale per column and line, so brightness can be
     compared between them, and between neighbours of a column that are of one kind only.
     """
-    from matplotlib.figure import Figure
-
     grids = _grids(list(rows.values()))
     cell = (width - 2 * MARGIN - SIDE - len(taps) * GAP) / (len(taps) + 1)
     heights = [cell * row.picture.shape[1] / row.picture.shape[2] for row in rows.values() for _ in range(2)]

@@ -1,24 +1,18 @@
 """Fig. 2 of D3SR (Fig. 3 of DFOSD): what a discriminator's trunk makes of real and of generated latents, brought down to two dimensions."""
 
-import numpy as np
-import torch
-from torch import Tensor
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from models.diffusion import forward_diffusion
-from models.discriminator import Discriminator
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tools.figures.figures import COLOURS, PICTURE_DPI, save_figure
 
 NEIGHBOURS, REGULARIZATION = 12, 1e-3
-
-
-@torch.no_grad()
-def trunk_means(discriminator: Discriminator, z: Tensor, timestep: int, noise: Tensor, alphas_cumprod: Tensor, channels: int) -> np.ndarray:
-    """What the last head is shown of F(z, t), averaged over the positions: the first channels of the mid block, float64 (N, channels).
-
-    z, noise: (N, C, h, w). Fewer channels come out where the trunk has fewer.
-    """
-    timesteps = torch.full((len(z),), timestep, device=z.device)
-    features = discriminator.features(forward_diffusion(z, timesteps, noise, alphas_cumprod), timesteps)[-1]
-    return features.float().mean((2, 3))[:, :channels].double().cpu().numpy()
+KINDS = {True: ("real", COLOURS[0], "o"), False: ("generated", COLOURS[1], "^")}
 
 
 def standardized(features: np.ndarray) -> np.ndarray:
@@ -79,3 +73,57 @@ def separability(real: np.ndarray, generated: np.ndarray) -> float:
 
 REDUCTIONS = {"PCA": pca, "LLE": lle}
 """What a row of the figure shows."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Features (N, D) of one timestep; N rows of real pictures, then N of generated ones in the same order, are `names` twice."""
+
+    timestep: int
+    features: np.ndarray
+    names: list[str]
+
+    @property
+    def is_real(self) -> np.ndarray:
+        return np.arange(len(self.features)) < len(self.names)
+
+
+def draw_clouds(stem: Path, clouds: Sequence[Cloud], width: float) -> list[Path]:
+    """stem.pdf, stem.svg, stem.png and stem.csv. Above each column stands how well the kinds are told apart in all dimensions."""
+    side = (width - 0.25) / len(clouds)
+    figure = Figure(figsize=(width, side * len(REDUCTIONS) + 0.65), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    axes = figure.subplots(len(REDUCTIONS), len(clouds), squeeze=False)
+    lines = []
+    for column, cloud in enumerate(clouds):
+        features = standardized(cloud.features)
+        axes[0, column].set_title(
+            f"$t$ = {cloud.timestep}\nseparated {separability(features[cloud.is_real], features[~cloud.is_real]):.0%}", fontsize=7
+        )
+        for row, (name, reduce) in enumerate(REDUCTIONS.items()):
+            points = reduce(features)
+            _scatter(axes[row, column], points, cloud.is_real)
+            if column == 0:
+                axes[row, column].set_ylabel(name, fontsize=8)
+            for point, is_real, image in zip(points, cloud.is_real, cloud.names * 2, strict=True):
+                lines.append([cloud.timestep, name, KINDS[bool(is_real)][0], image, *map(repr, map(float, point))])
+    handles = [Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4) for _, colour, marker in KINDS.values()]
+    labels = [f"latents of {kind} pictures" for kind, _, _ in KINDS.values()]
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    files = save_figure(figure, stem, ("pdf", "svg", "png"), PICTURE_DPI)
+    with open(stem.with_name(f"{stem.name}.csv"), "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["timestep", "reduction", "kind", "image", "x", "y"])
+        writer.writerows(lines)
+    return [*files, stem.with_name(f"{stem.name}.csv")]
+
+
+def _scatter(axes, points: np.ndarray, is_real: np.ndarray) -> None:
+    size = max(2.0, min(14.0, 700 / len(points)))
+    for real, (_, colour, marker) in KINDS.items():
+        chosen = points[is_real == real]
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=size, c=colour, marker=marker, alpha=0.65, linewidths=0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.margins(0.08)
+    axes.set_box_aspect(1)

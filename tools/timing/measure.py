@@ -5,7 +5,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from statistics import median
+from statistics import median, median_high
 from time import perf_counter, process_time
 
 import torch
@@ -46,6 +46,11 @@ def interleaved(
             synchronise(device)
             seconds[name].append(now() - start)
     return seconds
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, *, repeats: int = 5, warmup: int = 1, clock: str = "wall") -> float:
+    """The median of `repeats` calls, the slower of the middle two where their number is even."""
+    return median_high(interleaved({"": call}, device, repeats=repeats, warmup=warmup, clock=clock)[""])
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], to: str) -> dict[str, float]:

@@ -1,21 +1,28 @@
-"""What tools/benchmark.py measures beside its table: growth with the picture, several processes, the perceptual loss, one iteration."""
+"""What tools/benchmark.py measures beside its table: growth with the picture, several processes, the perceptual loss."""
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import median_high
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.distributed import choose_device
 from losses.dists import DISTS, build_dists
 from losses.ea_dists import EdgeAware
 from losses.sobel import sobel
 from models.generator import Generator
+from options.d3sr import TestOptions
+from restoring.host import physical_cores
 from restoring.rows import restore_rows
 from tools.exporting.onnx_export import example_picture
-from tools.timing.measure import fitted_exponent, interleaved, memory_of, ratios
+from tools.timing.measure import fitted_exponent, interleaved, memory_of, ratios, seconds_of
+from tools.timing.variants import shipped
 
 Part = dict[str, Any]
 """columns (key -> heading), rows, note."""
@@ -33,20 +40,53 @@ def scaling(generator: Generator, sizes: Sequence[int], tile: int, overlap: int,
                 pass
 
         with torch.inference_mode():
-            seconds = sorted(interleaved({"": restore}, device, repeats=repeats, warmup=int(size == sizes[0]), clock=clock)[""])
-            rows.append({"size": size, "seconds": seconds[len(seconds) // 2], "memory_mib": memory_of(restore, device)})
-    columns = {"size": "side", "seconds": "s per image", "memory_mib": "MiB at work"}
-    note = None
-    if len(rows) > 1:
-        areas = [row["size"] ** 2 for row in rows]
-        exponents = {key: fitted_exponent(areas, [row[key] for row in rows]) for key in ("seconds", "memory_mib")}
-        note = f"time ~ area^{exponents['seconds']:.2f}, memory ~ area^{exponents['memory_mib']:.2f} (least squares over the logarithms)"
-        return {"columns": columns, "rows": rows, "note": note, "exponents": exponents}
-    return {"columns": columns, "rows": rows, "note": note}
+            seconds = seconds_of(restore, device, repeats=repeats, warmup=int(size == sizes[0]), clock=clock)
+            rows.append({"size": size, "seconds": seconds, "memory_mib": memory_of(restore, device)})
+    part = {"columns": {"size": "side", "seconds": "s per image", "memory_mib": "MiB at work"}, "rows": rows, "note": None}
+    if len(rows) == 1:
+        return part
+    areas = [row["size"] ** 2 for row in rows]
+    exponents = {key: fitted_exponent(areas, [row[key] for row in rows]) for key in ("seconds", "memory_mib")}
+    growth = f"time ~ area^{exponents['seconds']:.2f}, memory ~ area^{exponents['memory_mib']:.2f}"
+    return part | {"note": f"{growth} (least squares over the logarithms)", "exponents": exponents}
 
 
 def _no_warning(message: str) -> None:
     """Half precision may overflow on a made-up picture; that is not what is measured."""
+
+
+def processes(counts: Sequence[int], options: TestOptions, size: int, pictures: int) -> Part:
+    """Pictures per second of 1, 2 ... processes that share the cores; each restores `pictures`."""
+    rows = []
+    for count in counts:
+        context = mp.get_context("spawn")
+        barrier, queue = context.Barrier(count), context.Queue()
+        threads = max(1, physical_cores() // count)
+        arguments = (options, size, pictures, threads, barrier, queue)
+        workers = [context.Process(target=_process, args=arguments) for _ in range(count)]
+        for process in workers:
+            process.start()
+        times = [queue.get() for _ in workers]
+        for process in workers:
+            process.join()
+        seconds = max(end for _, end in times) - min(start for start, _ in times)
+        rows.append({"processes": count, "threads": threads, "per_second": count * pictures / seconds})
+    columns = {"processes": "processes", "threads": "threads of each", "per_second": "pictures per second"}
+    return {"columns": columns, "rows": rows, "note": f"Output {size} x {size}, {pictures} pictures each, after one to warm up."}
+
+
+def _process(options: TestOptions, size: int, pictures: int, threads: int, barrier: Any, queue: Any) -> None:
+    """One process of `processes`: puts (start, end) of its pictures."""
+    torch.set_num_threads(threads)
+    device = choose_device(options.device)
+    generator = shipped(options, device)
+    lr_up = example_picture((size, size)).to(device)
+    generator.restore(lr_up)
+    barrier.wait()
+    start = perf_counter()
+    for _ in range(pictures):
+        generator.restore(lr_up).cpu()
+    queue.put((start, perf_counter()))
 
 
 def losses(device: torch.device, *, batch: int, side: int, repeats: int, clock: str = "wall") -> Part:
@@ -73,8 +113,7 @@ def losses(device: torch.device, *, batch: int, side: int, repeats: int, clock: 
     seconds = interleaved(calls, device, repeats=repeats, clock=clock)
     speed, memory = ratios(seconds, "two calls of pyiqa's DISTS"), {name: memory_of(call, device) for name, call in calls.items()}
     rows = [
-        {"what": name, "seconds": sorted(taken)[len(taken) // 2], "ratio": speed[name], "memory_mib": memory[name]}
-        for name, taken in seconds.items()
+        {"what": name, "seconds": median_high(taken), "ratio": speed[name], "memory_mib": memory[name]} for name, taken in seconds.items()
     ]
     columns = {"what": "forward and backward", "seconds": "s", "ratio": "times pyiqa", "memory_mib": "MiB at work"}
     return {"columns": columns, "rows": rows, "note": f"{batch} pictures of {side} x {side}; the losses are {first:.6f} and {second:.6f}."}
@@ -82,8 +121,8 @@ def losses(device: torch.device, *, batch: int, side: int, repeats: int, clock: 
 
 def _pyiqa_dists(ours: DISTS) -> nn.Module:
     """pyiqa's DISTS over the weights of ours, without its download."""
-    from pyiqa.archs import dists_arch
-    from torchvision.models.vgg import cfgs, make_layers
+    from pyiqa.archs import dists_arch  # late: it takes seconds, and a machine for speed may have neither of the two
+    from torchvision.models.vgg import cfgs, make_layers  # late: as above
 
     torchvision_models = dists_arch.models
     dists_arch.models = SimpleNamespace(vgg16=lambda weights: SimpleNamespace(features=make_layers(cfgs["D"])))

@@ -1,45 +1,42 @@
 """One iteration of both players, as train_d3sr.py runs it, without reading, logging and saving."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from engine.logs import Means
+import torch
+
+from engine import distributed
+from engine.health import DiscriminatorHealth
+from engine.logs import Means
+from engine.loop import build_steps, set_backends
+from engine.players import build_run
+from options.d3sr import TrainOptions, load_train_options
+from tools.timing.measure import memory_of, seconds_of
 
 
 def training(file: str, repeats: int, device: str, clock: str) -> dict[str, Any]:
     """Iterations of both players on made-up crops, random weights in the perceptual loss; from where the discriminator is heard."""
-    from engine import distributed
-    from options.d3sr import load_train_options
-    from tools.timing.measure import interleaved, memory_of
-
     changes = ["train.perceptual.backbone_weights=random", "train.discriminator_start=0", "train.adversarial_start=0", f"device={device}"]
     options = load_train_options(file, changes)
     with distributed.start(options.device) as world:
         step = training_step(options, world)
-        seconds = sorted(interleaved({"": step}, world.device, repeats=repeats, clock=clock)[""])
+        seconds = seconds_of(step, world.device, repeats=repeats, clock=clock)
         memory = memory_of(step, world.device)
-    middle, images = seconds[len(seconds) // 2], options.datasets.train.batch_size_per_gpu * options.train.accumulate
-    row = {"images": images, "side": options.datasets.train.gt_size, "seconds": middle, "per_second": images / middle, "memory_mib": memory}
+    images = options.datasets.train.batch_size_per_gpu * options.train.accumulate
+    row = {"images": images, "side": options.datasets.train.gt_size, "seconds": seconds}
+    row |= {"per_second": images / seconds, "memory_mib": memory}
     columns = {"images": "images", "side": "side", "seconds": "s per iteration"}
     columns |= {"per_second": "images per second", "memory_mib": "MiB at work"}
     return {"columns": columns, "rows": [row], "note": f"{file}, {options.train.precision}; pictures ready in memory."}
 
 
-def training_step(options: Any, world: Any, means: "Means | None" = None) -> Callable[[], dict[str, float]]:
+def training_step(options: TrainOptions, world: distributed.World, means: Means | None = None) -> Callable[[], dict[str, float]]:
     """One iteration of train_d3sr.py without reading, logging and saving; it returns the norms of both players' gradients.
 
     Args:
-        options: TrainOptions of a training against a discriminator, which is heard from the first iteration if they say so.
+        options: of a training against a discriminator, which is heard from the first iteration if they say so.
         means: gets the losses, as in a training.
     """
-    import torch
-
-    from engine.health import DiscriminatorHealth
-    from engine.logs import Means
-    from engine.loop import build_steps, set_backends
-    from engine.players import build_run
-
     set_backends(options.train)
     t, data, run = options.train, options.datasets.train, build_run(options, world)
     random = torch.Generator().manual_seed(0)

@@ -1,25 +1,29 @@
-"""The ways to run a model that tools/benchmark.py compares."""
+"""The ways to run a model that tools/benchmark.py compares: how each is built, and what each costs."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median_high
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+from torch import Tensor
 
-    from models.generator import Generator
-    from options.d3sr import TestOptions
+from engine.distributed import dtype_of
+from models.fused import compile_networks, fuse
+from models.generator import Generator, build_generator, cast_weights, load_generator, load_trained, use_fast_vae
+from models.release import MERGED, read_generator_config
+from models.sizes import trained_settings
+from options.d3sr import TestOptions
+from tools.exporting.onnx_export import example_picture
+from tools.timing.complexity import generator_macs, total
+from tools.timing.measure import interleaved, memory_of, ratios, weights_mib
 
-VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled", "bf16")
 FAST = ("fast_decoder", "fast_both")
 GRAPHS = "graphs"
 
 
-def unmerged(options: "TestOptions") -> "Generator":
+def unmerged(options: TestOptions) -> Generator:
     """As it trains: timestep and text embedding go through the network with every picture, and so do adapters, where it has some."""
-    from models.generator import build_generator, load_generator, load_trained
-    from models.release import MERGED, read_generator_config
-    from models.sizes import trained_settings
-
     network = options.network_g
     config = read_generator_config(network.path)
     if config["train"] == MERGED:
@@ -30,13 +34,8 @@ def unmerged(options: "TestOptions") -> "Generator":
     return generator.requires_grad_(False).eval()
 
 
-def build(name: str, options: "TestOptions", fast_vae: str | None) -> "Generator":
+def build(name: str, options: TestOptions, fast_vae: str | None) -> Generator:
     """One variant, float32 on the CPU."""
-    import torch
-
-    from models.fused import compile_networks, fuse
-    from models.generator import load_generator, use_fast_vae
-
     if name == "naive":
         return unmerged(options)
     network = options.network_g
@@ -52,26 +51,53 @@ def build(name: str, options: "TestOptions", fast_vae: str | None) -> "Generator
     return generator
 
 
-def build_all(names: Sequence[str], options: "TestOptions", fast_vae: str | None, device: "torch.device") -> "dict[str, Generator]":
+def build_all(names: Sequence[str], options: TestOptions, fast_vae: str | None, device: torch.device) -> dict[str, Generator]:
     """Every variant in the asked precision (bf16 in its own), on the device."""
-    from engine.distributed import dtype_of
-    from models.generator import cast_weights
-
     dtypes = {name: dtype_of("bf16" if name == "bf16" else options.precision) for name in names}
     return {name: cast_weights(build(name, options, fast_vae), dtype).to(device) for name, dtype in dtypes.items()}
 
 
-def restoring(name: str, generator: "Generator", lr_up: "torch.Tensor") -> "Callable[[], torch.Tensor]":
+def restoring(name: str, generator: Generator, lr_up: Tensor) -> Callable[[], Tensor]:
     """One picture through a variant: what is timed."""
-    import torch
 
-    def graphs() -> torch.Tensor:
+    def graphs() -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # encoder, UNet and decoder are one step, or each would overwrite the one before
         return generator.restore(lr_up)
 
     return graphs if name == GRAPHS else lambda: generator.restore(lr_up)
 
 
-def shipped(options: "TestOptions", device: "torch.device") -> "Generator":
+def shipped(options: TestOptions, device: torch.device) -> Generator:
     """The variant that test_d3sr.py runs by default."""
     return build_all(["channels_last"], options, None, device)["channels_last"]
+
+
+def measure_variants(
+    generators: Mapping[str, Generator],
+    size: int,
+    repeats: int,
+    limit: Mapping[str, float],
+    device: torch.device,
+    clock: str = "wall",
+    warmup: int = 0,
+) -> list[dict[str, Any]]:
+    """A row for every variant at one size, each warmed up by `warmup` pictures and one more; the first variant is what the others are
+    compared with. Raises ValueError for a size that the network does not take."""
+    macs = {name: total(generator_macs(copy.deepcopy(generator).to("meta"), size).values()) for name, generator in generators.items()}
+    lr_up = example_picture((size, size)).to(device)
+    calls = {name: restoring(name, generator, lr_up) for name, generator in generators.items()}
+    rows, first = [], next(iter(generators))
+    with torch.inference_mode():
+        results = {name: call() for name, call in calls.items()}  # also the warm-up
+        seconds = interleaved(calls, device, repeats=repeats, warmup=warmup, clock=clock)
+        speed = ratios(seconds, first)
+        for name, taken in seconds.items():
+            difference = (results[name] - results[first]).abs().max().item()
+            middle, gmacs = median_high(taken), macs[name].everything / 1e9
+            seen = device.type == "cuda" or name not in ("compiled", GRAPHS)  # what compiled code makes on a CPU shows nowhere
+            rows.append({
+                "variant": name, "size": size, "seconds": middle, "all_seconds": taken, "ratio": speed[name], "gmacs": gmacs,
+                "share": gmacs / middle / max(limit.values()), "memory_mib": memory_of(calls[name], device) if seen else None,
+                "weights_mib": weights_mib(generators[name]), "difference": difference,
+            })  # fmt: skip
+    return rows

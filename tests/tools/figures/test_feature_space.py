@@ -7,7 +7,8 @@ import torch
 from models.backbones import trunk_features
 from models.diffusion import forward_diffusion, scaled_linear_alphas_cumprod
 from tests.tiny_models import discriminator_of, noise_like, write_sdxl_base, write_tiny_base
-from tools.figures.feature_space import lle, pca, separability, standardized, trunk_means
+from tools.figures.feature_space import lle, pca, separability, standardized
+from tools.figures.trunk_features import trunk_means
 
 
 def points(count: int, dimensions: int, seed: int = 0) -> np.ndarray:

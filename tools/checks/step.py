@@ -1,9 +1,7 @@
-"""What the steps have in common: what they are told, their rows, made-up photographs, and running a script as a user does."""
+"""What a step is told, and the rows that it yields."""
 
 import gc
 import math
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -11,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 """what, values (heading -> number or word), note, status: ok, failed or skipped."""
 
@@ -61,13 +56,10 @@ def row(what: str, values: Mapping[str, Any], note: str = "", status: str = "ok"
     return {"what": what, "values": {**values, **odd}, "note": note, "status": status}
 
 
-def skipped(what: str, reason: str) -> Row:
-    """A line for what was left out."""
-    return row(what, {}, reason, "skipped")
-
-
-def attempt(what: str, measure: Callable[[], Row]) -> Row:
-    """measure(), or a line that says why it failed, so that the rest of the step goes on."""
+def attempt(what: str, measure: Callable[[], Row], lacking: str | None = None) -> Row:
+    """measure(), or a row that says why it failed, so that the rest of the step goes on; skipped where something is lacking for it."""
+    if lacking:
+        return row(what, {}, lacking, "skipped")
     try:
         return measure()
     except torch.OutOfMemoryError:
@@ -85,48 +77,3 @@ def free_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-
-
-def make_photos(setting: Setting) -> Path:
-    """A folder of JPEG files as large as photographs in training sets are: the pictures of assets/, enlarged, with noise; made once."""
-    folder, unfinished, side = setting.folder / "photos", setting.folder / "photos.part", 1024 if setting.full else 160
-    if not folder.is_dir():
-        unfinished.mkdir(exist_ok=True)
-        random = np.random.default_rng(0)
-        for path in sorted((ROOT / "assets").glob("*.png")):
-            picture = cv2.resize(cv2.imread(str(path)), (side, side), interpolation=cv2.INTER_CUBIC).astype(float)
-            for number in range(4 if setting.full else 1):
-                noisy = np.clip(picture + random.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
-                cv2.imwrite(str(unfinished / f"{path.stem}{number}.jpg"), noisy)
-        unfinished.rename(folder)
-    return folder
-
-
-def run_script(setting: Setting, *arguments: str) -> tuple[str, bool]:
-    """What a script of this project prints, run from its root as a user runs it, and whether it came to its end in time.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    command, seconds = [sys.executable, *arguments], max(1.0, setting.seconds_left - 5)
-    print(f"$ {' '.join(command)}", flush=True)
-    file = setting.folder / "script.txt"  # no pipe: loader processes would keep it open after their parent is gone
-    with file.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            status: int | None = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            status = None
-    text = file.read_text(encoding="utf-8", errors="replace")
-    print(text, flush=True)
-    if status:
-        raise RuntimeError(last_line(text) or f"exit status {status}")
-    return text, status is not None
-
-
-def last_line(text: str) -> str:
-    """The last line that is not empty; of a traceback that is what happened."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

@@ -1,0 +1,106 @@
+"""A trained generator as one folder that needs nothing else: written whole or not at all, never over what is no export."""
+
+import json
+from pathlib import Path
+
+from data.whole_files import FORMER, TEMPORARY, write_folder
+from engine.distributed import dtype_of
+from models.generator import Generator, load_generator
+from models.pretrained_files import read_config
+from models.release import CODE_VERSION, CONFIG_FILE, MERGED, base_of, read_generator_config, revision_of, save_generator_tensors
+from options.d3sr import TestOptions
+from tools.exporting.onnx_export import LARGEST_DIFFERENCE, check_packages, write_onnx
+from tools.exporting.readme import readme
+
+ONNX_FILE, README_FILE = "model.onnx", "README.md"
+CONTENTS = {"config.json", "generator.safetensors", "unet", "vae", "scheduler", README_FILE, ONNX_FILE, ONNX_FILE + ".data"}
+
+
+def export(options: TestOptions, folder: Path, dtype: str, *, with_onnx: bool, overwrite: bool) -> list[str]:
+    """Writes the folder. Returns lines that say what is in it.
+
+    Raises:
+        ValueError: something is in the way, a package is missing, the generator cannot be loaded, the disk is full, or the ONNX file is
+            not the same network. Nothing is written then.
+    """
+    check_output(folder, overwrite)
+    if with_onnx:
+        check_packages()
+    network = options.network_g
+    config = read_generator_config(network.path)
+    source = base_of(network.path, config, network.pretrained)
+    revision = revision_of(config, source, network.revision)
+    scheduler = read_config(source, "scheduler", revision, name="scheduler_config.json")
+    generator = load_generator(
+        network.path, base=network.pretrained, revision=network.revision, strength=network.strength, dtype=dtype_of(dtype)
+    )
+    lines = [f"merged {network.path} (T_L = {generator.timestep}, x{generator.scale}) in float32, stored as {dtype}"]
+
+    def write(temporary: Path) -> None:
+        write_merged(temporary, generator, merged_config(config, dtype, network.strength), scheduler)
+        if with_onnx:
+            lines.append(add_onnx(temporary))
+        (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx))
+        open_to_readers(temporary)
+
+    write_folder(folder, write)
+    return lines
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Raises ValueError where writing `folder` would destroy what is there."""
+    for beside in (folder.with_name(folder.name + ending) for ending in (TEMPORARY, FORMER)):
+        if beside.exists():
+            raise ValueError(f"{beside} is in the way; if an export was killed there, remove it, else choose another -o")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; -o names a folder")
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not found:
+        return
+    if not is_export(folder):
+        raise ValueError(f"{folder} is neither empty nor an earlier export; choose another -o")
+    if found - CONTENTS:
+        raise ValueError(f"{folder} also holds {sorted(found - CONTENTS)[0]}, which no export wrote; move it away or choose another -o")
+    if not overwrite:
+        raise ValueError(f"{folder} is an earlier export; give --overwrite to replace it, or choose another -o")
+
+
+def is_export(folder: Path) -> bool:
+    """Whether it is what this module writes."""
+    try:
+        return read_generator_config(folder)["train"] == MERGED
+    except ValueError:
+        return False
+
+
+def merged_config(config: dict, dtype: str, strength: float) -> dict:
+    """config.json of the folder: what restoring needs, and under `merged_from` the config.json of what was merged."""
+    origin = config.get("merged_from", config)
+    strength = config.get("strength", strength)  # of a merged folder that is exported again
+    kept = {name: config[name] for name in ("timestep", "scale", "base")}
+    return {"code_version": CODE_VERSION, "train": MERGED, **kept, "dtype": dtype, "strength": strength, "merged_from": origin}
+
+
+def write_merged(folder: Path, generator: Generator, config: dict, scheduler: dict) -> None:
+    """Everything but README.md and ONNX."""
+    generator.unet.save_pretrained(folder / "unet")
+    generator.autoencoder.model.save_pretrained(folder / "vae")
+    save_generator_tensors(folder, {"prompt_embedding": generator.prompt_embedding.detach()})
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def add_onnx(folder: Path) -> str:
+    """Writes model.onnx of a merged folder, from what the folder holds. Returns a line that says how it compares."""
+    differences = write_onnx(load_generator(folder), folder / ONNX_FILE)
+    shown = ", ".join(f"{difference:.2g} at {width}x{height}" for (height, width), difference in differences.items())
+    return f"{ONNX_FILE} against PyTorch, largest difference of [-1, 1]: {shown} (allowed: {LARGEST_DIFFERENCE:g})"
+
+
+def open_to_readers(folder: Path) -> None:
+    """Gives all files the mode that config.json got from the user's umask: safetensors makes its own readable by the owner only."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
