@@ -1,4 +1,4 @@
-"""The house in order: the README's commands, the two lists of packages, what is tracked, the licence and the sample pictures."""
+"""The house in order: the README's commands, the lists of packages, what is tracked, the licence and the sample pictures."""
 
 import ast
 import hashlib
@@ -18,9 +18,10 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONAL = "requirements-onnx.txt"
+TESTING, OPTIONAL = "requirements-dev.txt", "requirements-onnx.txt"
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 MAIN_JOB = "python test_d3sr.py -opt options/test.yml"
+INSTALL_FOR_TESTS = f"pip install -r {TESTING} -c constraints.txt"
 TESTS = "python -m pytest"
 MEBIBYTE = 2**20
 
@@ -36,8 +37,9 @@ def read(file: str) -> str:
 
 
 def requirements(file: str = "requirements.txt") -> list[Requirement]:
+    """What a list names itself, without those that it builds on (`-r`)."""
     lines = [line.split("#")[0].strip() for line in read(file).splitlines()]
-    return [Requirement(line) for line in lines if line]
+    return [Requirement(line) for line in lines if line and not line.startswith("-r ")]
 
 
 def pins() -> dict[str, str]:
@@ -58,22 +60,28 @@ def tracked() -> list[Path]:
 
 
 def test_the_readme_begins_with_two_commands() -> None:
-    commands = re.findall(rf"^\s*({re.escape(INSTALL)} && .+?)\s*$", read("README.md"), re.MULTILINE)
-    assert commands == [f"{INSTALL} && {MAIN_JOB}", f"{INSTALL} && {TESTS}"]
+    commands = re.findall(r"^\s*(pip install .+? && .+?)\s*$", read("README.md"), re.MULTILINE)
+    assert commands == [f"{INSTALL} && {MAIN_JOB}", f"{INSTALL_FOR_TESTS} && {TESTS}"]
 
 
-def test_ci_runs_what_the_readme_says() -> None:
-    script = read(".ci/run")
+def test_ci_runs_what_the_readme_says_and_the_slow_tests() -> None:
+    script, order = read(".ci/run"), (INSTALL, MAIN_JOB, INSTALL_FOR_TESTS, TESTS)
     lines = [line.split(" #")[0].strip() for line in script.splitlines()]
-    run = [command for line in lines if not line.startswith("echo") for command in (INSTALL, MAIN_JOB, TESTS) if command in line]
-    assert run == [INSTALL, MAIN_JOB, TESTS]
+    run = [command for line in lines if not line.startswith("echo") for command in order if command in line]
+    assert run == list(order), "the main job must get by with what users install"
     assert [line for line in lines if line][-1] == TESTS, "pytest's closing line must be the last one printed"
     assert script.startswith("#!/usr/bin/env bash\n") and "set -euo pipefail" in lines
 
 
+def test_what_tests_need_builds_on_what_users_install() -> None:
+    assert "-r requirements.txt" in read(TESTING).splitlines()
+    names = [{canonicalize_name(wanted.name) for wanted in requirements(file)} for file in ("requirements.txt", TESTING, OPTIONAL)]
+    assert sum(map(len, names)) == len(set().union(*names)), "a package stands in one list"
+
+
 def test_every_requirement_is_pinned_within_its_range() -> None:
     pinned = pins()
-    everything = [*requirements(), *requirements(OPTIONAL)]
+    everything = [*requirements(), *requirements(TESTING), *requirements(OPTIONAL)]
     versions = {str(wanted): pinned.get(canonicalize_name(wanted.name)) for wanted in everything}
     assert [text for text, version in versions.items() if version is None or not Requirement(text).specifier.contains(version)] == []
 
@@ -94,7 +102,7 @@ def needed_by(wanted: Requirement) -> Iterator[Requirement]:
 def test_what_a_pinned_package_needs_is_pinned() -> None:
     """Checked for the distributions that are installed in their pinned version: someone may have left the constraints out."""
     pinned, seen, missing = pins(), set(), set()
-    waiting = requirements()
+    waiting = [*requirements(), *requirements(TESTING)]
     while waiting:
         wanted = waiting.pop()
         name = canonicalize_name(wanted.name)
@@ -107,13 +115,15 @@ def test_what_a_pinned_package_needs_is_pinned() -> None:
 
 
 def test_every_import_is_a_requirement() -> None:
-    listed = {canonicalize_name(wanted.name) for wanted in requirements()}
+    """What only tests import is no requirement of those who restore or train."""
+    needed, testing = ({canonicalize_name(wanted.name) for wanted in requirements(file)} for file in ("requirements.txt", TESTING))
     optional = {wanted.name for wanted in requirements(OPTIONAL)}  # perhaps not installed; imported by their own names
     providers = metadata.packages_distributions()
     sources = [path for path in tracked() if path.suffix == ".py"]
     ours = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in sources}
     unlisted = set()
     for path in sources:
+        listed = needed | testing if path.is_relative_to(ROOT / "tests") else needed
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
