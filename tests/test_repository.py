@@ -1,4 +1,4 @@
-"""The house in order: the README's commands, the two lists of packages, what is tracked, the licence and the sample pictures."""
+"""The house in order: what README and docs/ name is there, the lists of packages, what is tracked, the licence and the sample pictures."""
 
 import ast
 import hashlib
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+from options.d3sr import load_test_options, load_train_options
+
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONAL = "requirements-onnx.txt"
+TESTING, OPTIONAL = "requirements-dev.txt", "requirements-onnx.txt"
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 MAIN_JOB = "python test_d3sr.py -opt options/test.yml"
+INSTALL_FOR_TESTS = f"pip install -r {TESTING} -c constraints.txt"
 TESTS = "python -m pytest"
 MEBIBYTE = 2**20
+
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+PAGES += ["README.md", "CONTRIBUTING.md", "assets/README.md", "weights/d3sr-tiny/README.md"]
 
 MACHINE_PATH = re.compile(rb"(?<![\w.~-])/(?:work|root|mnt|home/[\w.-]+|Users/[\w.-]+)/|(?<![\w-])shared[/]")
 """Absolute paths of one machine, and the folder beside the repository that nobody else has."""
@@ -36,8 +43,9 @@ def read(file: str) -> str:
 
 
 def requirements(file: str = "requirements.txt") -> list[Requirement]:
+    """What a list names itself, without those that it builds on (`-r`)."""
     lines = [line.split("#")[0].strip() for line in read(file).splitlines()]
-    return [Requirement(line) for line in lines if line]
+    return [Requirement(line) for line in lines if line and not line.startswith("-r ")]
 
 
 def pins() -> dict[str, str]:
@@ -58,22 +66,28 @@ def tracked() -> list[Path]:
 
 
 def test_the_readme_begins_with_two_commands() -> None:
-    commands = re.findall(rf"^\s*({re.escape(INSTALL)} && .+?)\s*$", read("README.md"), re.MULTILINE)
-    assert commands == [f"{INSTALL} && {MAIN_JOB}", f"{INSTALL} && {TESTS}"]
+    commands = re.findall(r"^\s*(pip install .+? && .+?)\s*$", read("README.md"), re.MULTILINE)
+    assert commands == [f"{INSTALL} && {MAIN_JOB}", f'{INSTALL_FOR_TESTS} && {TESTS} -m "not slow"']
 
 
-def test_ci_runs_what_the_readme_says() -> None:
-    script = read(".ci/run")
+def test_ci_runs_what_the_readme_says_and_the_slow_tests() -> None:
+    script, order = read(".ci/run"), (INSTALL, MAIN_JOB, INSTALL_FOR_TESTS, TESTS)
     lines = [line.split(" #")[0].strip() for line in script.splitlines()]
-    run = [command for line in lines if not line.startswith("echo") for command in (INSTALL, MAIN_JOB, TESTS) if command in line]
-    assert run == [INSTALL, MAIN_JOB, TESTS]
+    run = [command for line in lines if not line.startswith("echo") for command in order if command in line]
+    assert run == list(order), "the main job must get by with what users install"
     assert [line for line in lines if line][-1] == TESTS, "pytest's closing line must be the last one printed"
     assert script.startswith("#!/usr/bin/env bash\n") and "set -euo pipefail" in lines
 
 
+def test_what_tests_need_builds_on_what_users_install() -> None:
+    assert "-r requirements.txt" in read(TESTING).splitlines()
+    names = [{canonicalize_name(wanted.name) for wanted in requirements(file)} for file in ("requirements.txt", TESTING, OPTIONAL)]
+    assert sum(map(len, names)) == len(set().union(*names)), "a package stands in one list"
+
+
 def test_every_requirement_is_pinned_within_its_range() -> None:
     pinned = pins()
-    everything = [*requirements(), *requirements(OPTIONAL)]
+    everything = [*requirements(), *requirements(TESTING), *requirements(OPTIONAL)]
     versions = {str(wanted): pinned.get(canonicalize_name(wanted.name)) for wanted in everything}
     assert [text for text, version in versions.items() if version is None or not Requirement(text).specifier.contains(version)] == []
 
@@ -94,7 +108,7 @@ def needed_by(wanted: Requirement) -> Iterator[Requirement]:
 def test_what_a_pinned_package_needs_is_pinned() -> None:
     """Checked for the distributions that are installed in their pinned version: someone may have left the constraints out."""
     pinned, seen, missing = pins(), set(), set()
-    waiting = requirements()
+    waiting = [*requirements(), *requirements(TESTING)]
     while waiting:
         wanted = waiting.pop()
         name = canonicalize_name(wanted.name)
@@ -107,13 +121,15 @@ def test_what_a_pinned_package_needs_is_pinned() -> None:
 
 
 def test_every_import_is_a_requirement() -> None:
-    listed = {canonicalize_name(wanted.name) for wanted in requirements()}
+    """What only tests import is no requirement of those who restore or train."""
+    needed, testing = ({canonicalize_name(wanted.name) for wanted in requirements(file)} for file in ("requirements.txt", TESTING))
     optional = {wanted.name for wanted in requirements(OPTIONAL)}  # perhaps not installed; imported by their own names
     providers = metadata.packages_distributions()
     sources = [path for path in tracked() if path.suffix == ".py"]
     ours = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in sources}
     unlisted = set()
     for path in sources:
+        listed = needed | testing if path.is_relative_to(ROOT / "tests") else needed
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
@@ -146,15 +162,6 @@ def test_other_paths_are_free(text: str) -> None:
     assert not MACHINE_PATH.search(text.encode())
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "options").glob("*.yml")))
-def test_the_readme_names_every_option_file(file: str) -> None:
-    assert f"options/{file}" in read("README.md")
-
-
-def test_the_readme_names_the_ablations() -> None:
-    assert "options/ablations/" in read("README.md")
-
-
 def test_the_licence_is_apache_2() -> None:
     text = (ROOT / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
     assert hashlib.sha256(text).hexdigest() == APACHE_2_SHA256
@@ -171,31 +178,100 @@ def test_every_sample_picture_is_free_small_and_explained() -> None:
         assert row[4] in ("CC0", "public domain")
 
 
-def paper_commands() -> list[str]:
-    """What stands in the table "The paper, command by command", one command each."""
-    section = read("README.md").split("## The paper, command by command")[1].split("\n## ")[0]
-    return re.findall(r"`(python [^`]+)`", "\n".join(line for line in section.splitlines() if line.startswith("|")))
+def without_fences(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("command", paper_commands())
-def test_the_papers_commands_are_understood(command: str) -> None:
-    """Every script, every flag and every option file of the table is there."""
-    _, script, *arguments = shlex.split(command)
+def inline_code(page: str) -> list[str]:
+    """What stands in backticks; not where the rest of a paragraph tells of a former commit."""
+    text = re.sub(r"commit `[0-9a-f]{7,}`.*?(?=\n\n|\Z)", "", without_fences(read(page)), flags=re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def commands(page: str) -> list[tuple[str, list[str]]]:
+    """(script, arguments) of every command of a page that runs a script of ours; a backslash goes on with the next line."""
+    blocks = re.findall(r"^```\n(.*?)^```$", read(page).replace("\\\n", " "), re.MULTILINE | re.DOTALL)
+    lines = [*"".join(block.split("git checkout")[0] for block in blocks).splitlines(), *inline_code(page)]
+    found = []
+    for line in lines:
+        for command in line.split(" && "):
+            if command.startswith(("python ", "torchrun ")):
+                words = shlex.split(command, comments=True)
+                scripts = [number for number, word in enumerate(words) if re.fullmatch(r"(train_d3sr|test_d3sr|tools/\w+)\.py", word)]
+                found += [(words[number], words[number + 1 :]) for number in scripts[:1]]
+    return found
+
+
+COMMANDS = [(page, script, arguments) for page in PAGES for script, arguments in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "script", "arguments"), COMMANDS, ids=[f"{page}: {script}" for page, script, _ in COMMANDS])
+def test_every_command_is_understood(page: str, script: str, arguments: list[str]) -> None:
+    """Script, flags and option files are there, and options that it changes exist and may have that value."""
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    module.parse_args(arguments)
+    if arguments == ["--help"]:
+        return
+    parsed = module.parse_args(arguments)
     for argument in arguments:
         assert not argument.startswith("options/") or list(ROOT.glob(argument)), argument
+    file = getattr(parsed, "opt", None) or getattr(parsed, "base", None)
+    if file is not None:
+        load = load_train_options if "train" in Path(file).name else load_test_options
+        load(ROOT / file, getattr(parsed, "force_yml", []))
+
+
+def test_the_pages_are_read() -> None:
+    assert len(COMMANDS) > 40 and {script for _, script, _ in COMMANDS} >= {"train_d3sr.py", "test_d3sr.py", "tools/ablate.py"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
+    for file, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", without_fences(read(page))):
+        target = (ROOT / page).parent / file if file else ROOT / page
+        assert target.exists(), file
+        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CONTRIBUTING.md"])
+def test_every_path_that_a_page_names_is_there(page: str) -> None:
+    """`losses/sobel.py`, and `losses/sobel.py: sobel` with the name in it; capitals stand for a name to be."""
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    for code in inline_code(page):
+        path, _, name = code.partition(": ")
+        if path.split("/")[0] not in folders or "/" not in path or " " in path or re.search(r"\b[A-Z]{4,}\b|_NAME", path):
+            continue
+        assert list(ROOT.glob(path)), code
+        if path.endswith(".py") and name:
+            attrgetter(name)(importlib.import_module(path.removesuffix(".py").replace("/", ".")))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_program_imports_what_there_is(page: str) -> None:
+    for program in re.findall(r"^```python\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(program)):
+            if isinstance(node, ast.ImportFrom):
+                assert all(hasattr(importlib.import_module(node.module), alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("file", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "options").glob("*.yml")))
+def test_the_readme_names_every_option_file(file: str) -> None:
+    assert file in read("README.md")
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "options").glob("*/*.yml")))
+def test_a_page_names_every_variant(file: str) -> None:
+    kind, _, variant = Path(file).stem.partition("_")
+    assert any(f"`{variant or kind}`" in read(page) for page in PAGES)
+
+
+def test_a_page_names_every_tool() -> None:
+    tools = {f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")} - {"tools/__init__.py"}
+    assert tools - {script for _, script, _ in COMMANDS} == set()
 
 
 def test_the_paper_has_a_command_for_each_table_and_figure() -> None:
-    section = read("README.md").split("## The paper, command by command")[1].split("\n## ")[0]
+    section = read("docs/paper.md").split("one command each")[1]
     rows = " ".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| "))
     for name in ("Tables 1, 2", *(f"Table {number}" for number in (3, 4, 5, 6)), *(f"Fig. {number}" for number in (2, 3, 4)), "Fig. 5, 6"):
         assert name in rows
-
-
-def test_the_readme_names_every_tool() -> None:
-    tools = {path.name for path in (ROOT / "tools").glob("*.py")} - {"__init__.py"}
-    assert {
-        tool for tool in tools if f"`python tools/{tool} " not in read("README.md") and f"`python tools/{tool}`" not in read("README.md")
-    } == set()
