@@ -131,7 +131,7 @@ def test_options_change_the_memory(base: str) -> None:
     assert half.unet.kept < plain.unet.kept and half.judging.kept < plain.judging.kept and 2 * half.frozen == plain.frozen
     saving = memory_of(base, *sizes, "train.gradient_checkpointing=[unet]", "train.ema_decay=0.9")
     assert saving.unet.kept < plain.unet.kept and saving.judging == plain.judging
-    trained = sum(p.numel() for p in generator_of(base, train="full").trainable().values())
+    trained = sum(p.numel() for p in generator_of(base, train="full", prompt_tokens=8).trainable().values())
     assert saving.trained - plain.trained == 4 * trained
     saving = memory_of(base, *sizes, "train.gradient_checkpointing=[vae, discriminator]")
     assert saving.unet == plain.unet and saving.judging.kept < plain.judging.kept

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
-from models.pretrained_files import MIRRORS, find_file, is_local, place, read_config, read_weights
+from models.pretrained_files import MIRRORS, address_of, find_file, is_local, read_config, read_weights
 
 SAFETENSORS = "diffusion_pytorch_model.safetensors"
 BIN = "diffusion_pytorch_model.bin"
@@ -36,8 +36,8 @@ def test_local_folders_are_told_from_hub_ids(tmp_path):
 
 
 def test_place_leaves_out_what_is_empty():
-    assert place("a/b", "vae", "config.json") == "a/b/vae/config.json"
-    assert place("a/b", "", "config.json") == "a/b/config.json"
+    assert address_of("a/b", "vae", "config.json") == "a/b/vae/config.json"
+    assert address_of("a/b", "", "config.json") == "a/b/config.json"
 
 
 def test_first_of_several_names_is_found(sd_base):
