@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.whole_files import write_text
 from scoring import bootstrap
 from scoring.methods import Plan
 from scoring.metrics import Metric
-from scoring.report import ImageScores, Means, csv_table, document, markdown, mean_scores, means_table, notes, versions, write_text
+from scoring.report import ImageScores, MethodScores, csv_table, document, mean_scores, means_table, notes, versions
+from scoring.tables import MISSING, markdown_text
 
 LIBRARIES = ("pyiqa", "torch", "torchvision", "timm", "numpy", "scipy", "opencv-python", "pillow")
 
@@ -17,7 +19,7 @@ Intervals = dict[str, dict[str, tuple[float, float] | None]]
 """method -> metric name -> bounds of the mean, None where there are none."""
 
 
-def all_means(rows: Sequence[ImageScores], of_folders: Means) -> Means:
+def all_means(rows: Sequence[ImageScores], of_folders: MethodScores) -> MethodScores:
     """Means over images, and the scores of whole folders beside them."""
     means = mean_scores(rows)
     methods = dict.fromkeys([*means, *of_folders])
@@ -40,8 +42,8 @@ def interval_table(intervals: Intervals, metrics: Sequence[Metric]) -> str:
     lines = []
     for method, of_method in intervals.items():
         bounds = [of_method.get(metric.name) for metric in metrics]
-        lines.append([method, *("–" if bound is None else f"[{bound[0]:.4f}, {bound[1]:.4f}]" for bound in bounds)])
-    return markdown([f"{bootstrap.LEVEL:.0%} interval", *(metric.name for metric in metrics)], lines)
+        lines.append([method, *(MISSING if bound is None else f"[{bound[0]:.4f}, {bound[1]:.4f}]" for bound in bounds)])
+    return markdown_text([f"{bootstrap.LEVEL:.0%} interval", *(metric.name for metric in metrics)], lines, numbers=len(metrics))
 
 
 def missing_list(plan: Plan) -> str:
@@ -55,7 +57,7 @@ def missing_list(plan: Plan) -> str:
 def write_scores(
     folder: Path,
     rows: Sequence[ImageScores],
-    of_folders: Means,
+    of_folders: MethodScores,
     plan: Plan,
     protocol: dict[str, Any],
     *,

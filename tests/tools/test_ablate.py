@@ -225,6 +225,15 @@ def test_the_table_marks_the_best_of_what_was_trained() -> None:
     ]
 
 
+def test_the_look_nearest_to_hrs_is_best() -> None:
+    rows = [
+        Row(label=label, scores=[Scores(mean={"flat_texture": value}, bicubic={}, lower_better={"flat_texture": True}, images=2)])
+        for label, value in (("washed out", -0.5), ("good", 0.1))
+    ]
+    text = markdown_table(rows, {"flat_texture": True})
+    assert "flat_texture → 0" in text and "**0.1000**" in text and "**-0.5000**" not in text
+
+
 def test_several_seeds_show_their_spread() -> None:
     rows = [Row(label="a", scores=[scores(20.0, 5.0), scores(22.0, 5.0)]), Row(label="b", scores=[scores(None, 3.0), scores(19.0, 4.0)])]
     text = markdown_table(rows, {"psnr": False, "niqe": True})

@@ -13,7 +13,7 @@ from options.schema import OptionsError
 from options.yaml_files import read_options
 from tools.ablation.overlay import Base, Variant, fingerprint, is_forced, lay_over
 
-PAPERS_BASE = Path(__file__).parent / "train_dfosd.yml"
+PAPERS_BASE = Path(__file__).resolve().parents[2] / "options/train_dfosd.yml"
 """What the paper's ablations are variants of; its discriminator's model is the one for which a small base's own stands."""
 
 POINTS = 50

@@ -1,12 +1,12 @@
 """Training curves: read from the logs of runs, drawn beside each other, and kept as numbers."""
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from scoring.tables import csv_text
 from tools.figures.figures import COLOURS, save_figure
 
 Curves = dict[str, dict[int, float]]
@@ -55,12 +55,11 @@ def _text(log: Path) -> str:
 
 def write_curves_csv(file: Path, runs: Mapping[str, Sequence[Curves]]) -> None:
     """One number a line: variant, run (from 0), name, iteration, value."""
-    with open(file, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["variant", "run", "name", "iteration", "value"])
-        for label, several in runs.items():
-            for run, curves in enumerate(several):
-                writer.writerows([label, run, name, i, repr(value)] for name, points in curves.items() for i, value in points.items())
+    lines = []
+    for label, several in runs.items():
+        for run, curves in enumerate(several):
+            lines += [(label, run, name, i, value) for name, points in curves.items() for i, value in points.items()]
+    file.write_text(csv_text(["variant", "run", "name", "iteration", "value"], lines), encoding="utf-8", newline="")
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

@@ -1,12 +1,12 @@
 """The scatter plots of `tools.figures.feature_space`, a row per reduction and a column per timestep, and their numbers as CSV."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from scoring.tables import csv_text
 from tools.figures.feature_space import REDUCTIONS, separability, standardized
 from tools.figures.figures import COLOURS, PICTURE_DPI, save_figure
 
@@ -47,16 +47,14 @@ def draw_clouds(stem: Path, clouds: Sequence[Cloud], width: float) -> list[Path]
             if column == 0:
                 axes[row, column].set_ylabel(name, fontsize=8)
             for point, is_real, image in zip(points, cloud.is_real, cloud.names * 2, strict=True):
-                lines.append([cloud.timestep, name, KINDS[bool(is_real)][0], image, *map(repr, map(float, point))])
+                lines.append([cloud.timestep, name, KINDS[bool(is_real)][0], image, *map(float, point)])
     handles = [Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4) for _, colour, marker in KINDS.values()]
     labels = [f"latents of {kind} pictures" for kind, _, _ in KINDS.values()]
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     files = save_figure(figure, stem, ("pdf", "svg", "png"), PICTURE_DPI)
-    with open(stem.with_name(f"{stem.name}.csv"), "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["timestep", "reduction", "kind", "image", "x", "y"])
-        writer.writerows(lines)
-    return [*files, stem.with_name(f"{stem.name}.csv")]
+    table = stem.with_name(f"{stem.name}.csv")
+    table.write_text(csv_text(["timestep", "reduction", "kind", "image", "x", "y"], lines), encoding="utf-8", newline="")
+    return [*files, table]
 
 
 def _scatter(axes, points: np.ndarray, is_real: np.ndarray) -> None:
