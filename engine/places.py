@@ -23,7 +23,7 @@ from models.sizes import find_here, may_be_hub_id, weights_are_here
 from options.d3sr import TrainOptions
 from options.datasets import MetricOptions
 from options.networks import PerceptualOptions
-from scoring.metric_weights import FILES, place_of
+from scoring.metric_weights import FILES, cached_path
 
 MISSING = "MISSING"
 
@@ -193,7 +193,7 @@ def metric_places(name: str, metric: MetricOptions) -> list[Place]:
     for number, file in enumerate(FILES.get(metric.type, ())):
         if number == 0 and metric.pretrained_model_path is not None:
             continue
-        path = place_of(file)
+        path = cached_path(file)
         address = f"{path} (file)" if path.is_file() else f"{file.name}: not here, would be downloaded from {file.url}"
         found.append(Place(what=f"metric {name}", key=key, address=address))
     if metric.pretrained_model_path is not None:

@@ -37,7 +37,7 @@ WITH_HR = (*OF_TABLES, *LOOKS)
 
 
 @dataclass(kw_only=True)
-class Plan:
+class AvailableMetrics:
     """What can be scored here. missing: metric -> what it lacks, where to get that, where to put it. weights: metric -> file -> SHA-256."""
 
     metrics: list[Metric] = field(default_factory=list)
@@ -51,33 +51,33 @@ class Plan:
         return sorted([*self.metrics, *self.folder_metrics], key=lambda metric: not metric.needs_hr)
 
 
-def make_plan(types: Iterable[str], given: Mapping[str, str], device: str) -> Plan:
+def find_metrics(types: Iterable[str], given: Mapping[str, str], device: str) -> AvailableMetrics:
     """Builds every metric whose weights are on this machine. Nothing is downloaded for those that FILES lists; pyiqa may do so for others.
 
     types: pyiqa's names. given: type -> file of its own weights, in place of the first of FILES.
     Raises ValueError for an unknown metric or a given file that is not there.
     """
-    plan, recorded = Plan(), read_record()
+    found, recorded = AvailableMetrics(), read_record()
     for type in types:
         name = TITLES.get(type, type)
         states = [state_of(file, recorded) for file in FILES.get(type, ())[type in given :]]
         lacking = [f"{how_to_get(state.file)} ({state.problem})" for state in states if state.problem]
         if lacking:
-            plan.missing[name] = lacking
+            found.missing[name] = lacking
             continue
-        build, column = (build_folder_metric, plan.folder_metrics) if type in FOLDER_METRICS else (build_metric, plan.metrics)
+        build, column = (build_folder_metric, found.folder_metrics) if type in FOLDER_METRICS else (build_metric, found.metrics)
         options = {} if type in FOLDER_METRICS else {"pretrained_model_path": given.get(type)}
         try:
             column.append(build(name, type, device=device, **options))
         except ValueError as error:
             if not isinstance(error.__cause__, (OSError, ImportError)):
                 raise
-            plan.missing[name] = [str(error)]
+            found.missing[name] = [str(error)]
             continue
-        plan.weights[name] = {state.path.name: state.sha256 for state in states}
+        found.weights[name] = {state.path.name: state.sha256 for state in states}
         if type in given:
-            plan.weights[name][Path(given[type]).name] = sha256_of(Path(given[type]).expanduser())
-    return plan
+            found.weights[name][Path(given[type]).name] = sha256_of(Path(given[type]).expanduser())
+    return found
 
 
 def score_pictures(
