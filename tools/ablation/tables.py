@@ -18,7 +18,7 @@ DISTANCES = {"LPIPS*": "lpips", "DISTS*": "dists"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class CheckpointScores:
     """Means over the images of one checkpoint, metric -> value, and those of the bicubic pictures beside them."""
 
     mean: dict[str, float | None]
@@ -26,7 +26,7 @@ class Scores:
     lower_better: dict[str, bool]
     images: int
 
-    def extended(self, distances: Mapping[str, float]) -> "Scores":
+    def extended(self, distances: Mapping[str, float]) -> "CheckpointScores":
         """With more metrics, of which lower is better."""
         lower = self.lower_better | dict.fromkeys(distances, True)
         return replace(self, mean=self.mean | dict(distances), lower_better=lower)
@@ -42,7 +42,7 @@ class Row:
 
     label: str
     what: str = ""
-    scores: Sequence[Scores] = ()
+    scores: Sequence[CheckpointScores] = ()
     logs: Sequence[Path] = ()
     settings: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
