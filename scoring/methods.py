@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data.image_io import write_image
 from scoring.folder_metric import FOLDER_METRICS, FolderMetric, build_folder_metric
 from scoring.looks import LOOKS
 from scoring.metric_weights import FILES, how_to_get, read_record, sha256_of, state_of
 from scoring.metrics import Metric, build_metric
-from scoring.report import HR, ImageScores, score_image, score_picture
+from scoring.report import HR, ImageScores, MethodScores, score_image, score_picture
 
 TITLES = {
     "psnr": "PSNR-Y",
@@ -98,16 +99,13 @@ def score_pictures(
 
 
 def score_folders(
-    pictures: Iterator[tuple[str, dict[str, np.ndarray]]],
-    metrics: Sequence[FolderMetric],
-    write: Callable[[Path, np.ndarray], None],
-    warn: Callable[[str], None],
-) -> dict[str, dict[str, float | None]]:
+    pictures: Iterator[tuple[str, dict[str, np.ndarray]]], metrics: Sequence[FolderMetric], warn: Callable[[str], None]
+) -> MethodScores:
     """method -> metric -> score of its folder. What is compared are copies of just the pictures that are scored, cropped as they are.
 
-    pictures: as for `score_pictures`, with HR. write: file.png and picture -> file.
+    pictures: as for `score_pictures`, with HR.
     """
-    scores: dict[str, dict[str, float | None]] = {}
+    scores: MethodScores = {}
     if not metrics:
         return scores
     with tempfile.TemporaryDirectory(prefix="d3sr-score-") as folder:
@@ -115,7 +113,7 @@ def score_folders(
         for index, (_, of_methods) in enumerate(pictures):
             for number, (label, picture) in enumerate(of_methods.items()):
                 folders[label] = Path(folder, str(number))
-                write(folders[label] / f"{index:06d}.png", picture)
+                write_image(folders[label] / f"{index:06d}.png", picture)
         for label in folders:
             for metric in metrics if label != HR else ():
                 try:

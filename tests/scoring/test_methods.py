@@ -71,8 +71,8 @@ def test_a_folder_metric_sees_the_scored_pictures_and_nothing_else() -> None:
 
     pictures = [("a", {"HR": grey(1), "x": grey(3), "y": grey(9)}), ("sub/b", {"HR": grey(3), "x": grey(5), "y": grey(9)})]
     metric = FolderMetric(name="FID", type="fid", options={}, network=network)
-    assert score_folders(iter(pictures), [metric], write_image, print) == {"x": {"FID": 2.0}, "y": {"FID": 7.0}}
-    assert score_folders(iter(pictures), [], write_image, print) == {}
+    assert score_folders(iter(pictures), [metric], print) == {"x": {"FID": 2.0}, "y": {"FID": 7.0}}
+    assert score_folders(iter(pictures), [], print) == {}
 
 
 def test_fid_is_the_frechet_distance_of_inception_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.image_io import image_size, read_image, write_image
+from data.image_io import image_size, read_image
 from engine.distributed import choose_device
 from restoring.jobs import OVERVIEW, SHEETS
 from scoring.methods import DEFAULT, WITH_HR, AvailableMetrics, find_metrics, score_folders, score_pictures
@@ -32,7 +32,7 @@ def score(args: argparse.Namespace, folders: Mapping[str, str], suffixes: Mappin
         tqdm.write(message, file=sys.stderr)
 
     rows = score_pictures(read_pictures(sets, crop, "scoring"), available.metrics, warn)
-    of_folders = score_folders(read_pictures(sets, crop, "copying"), available.folder_metrics, write_image, warn)
+    of_folders = score_folders(read_pictures(sets, crop, "copying"), available.folder_metrics, warn)
     unmarked = [label for label in (BICUBIC, HR) if label in {method for row in rows for method in row.scores} | set(of_folders)]
     print(write_scores(Path(args.output), rows, of_folders, available, protocol, unmarked=unmarked, command=args.command))
     print(f"\n{Path(args.output) / 'scores.md'}" + (f"; {len(warnings)} scores are missing" if warnings else ""))
