@@ -23,7 +23,7 @@ from models.release import GENERATOR_FILE, MERGED, read_generator_config
 from models.sizes import find_here, may_be_hub_id, weights_are_here
 from options.d3sr import TrainOptions
 from options.datasets import MetricOptions
-from scoring.metric_weights import FILES, place_of
+from scoring.metric_weights import FILES, cached_path
 
 MISSING = "MISSING"
 
@@ -193,7 +193,7 @@ def metric_needs(name: str, metric: MetricOptions) -> list[Need]:
     for number, file in enumerate(FILES.get(metric.type, ())):
         if number == 0 and metric.pretrained_model_path is not None:
             continue
-        path = place_of(file)
+        path = cached_path(file)
         address = f"{path} (file)" if path.is_file() else f"{file.name}: not here, would be downloaded from {file.url}"
         found.append(Need(what=f"metric {name}", key=key, address=address))
     if metric.pretrained_model_path is not None:

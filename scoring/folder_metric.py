@@ -25,6 +25,7 @@ class FolderMetric:
     network: torch.nn.Module
     lower_better: bool = True
     needs_hr: bool = True
+    best_at: float | None = None
 
     def __call__(self, sr: Path, hr: Path) -> float:
         """The distance of the pictures in two folders that hold two at least, and nothing else. ValueError where there is none."""
@@ -37,7 +38,7 @@ class FolderMetric:
 
 def build_folder_metric(name: str, type: str = "fid", *, device: torch.device | str = "cpu") -> FolderMetric:
     """The metric that tables call `name`. Raises ValueError, saying what to do, when its weights cannot be had."""
-    import pyiqa
+    import pyiqa  # late: it takes seconds
 
     assert type in FOLDER_METRICS
     logging.getLogger("pyiqa").setLevel(logging.WARNING)

@@ -42,20 +42,28 @@ def roughness(sr: np.ndarray, hr: np.ndarray) -> float:
 
 def overshoot(sr: np.ndarray, hr: np.ndarray) -> float:
     """Mean distance of SR from the range that HR spans within four pixels, within three pixels of HR's edges; halos, in levels."""
-    return _outside(_luma(sr), _luma(hr), hr)
+    return _outside(_luma(sr), _luma(hr), _beside_edges(hr))
 
 
 def fringe(sr: np.ndarray, hr: np.ndarray) -> float:
     """The same of Cb and Cr, their mean: colours beside HR's edges that HR has not, in levels."""
+    beside = _beside_edges(hr)
     chroma_sr, chroma_hr = (cv2.split(cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2YCrCb))[1:] for picture in (sr, hr))
-    return float(np.mean([_outside(one_sr, one_hr, hr) for one_sr, one_hr in zip(chroma_sr, chroma_hr, strict=True)]))
+    return float(np.mean([_outside(one_sr, one_hr, beside) for one_sr, one_hr in zip(chroma_sr, chroma_hr, strict=True)]))
 
 
 LOOKS = {"acutance": acutance, "flat_texture": flat_texture, "roughness": roughness, "overshoot": overshoot, "fringe": fringe}
 
+BEST_AT = {"acutance": 1.0, "flat_texture": 0.0}
+"""Where HR itself is, of those that have worse scores on both sides: oversharpened and blurred, grainy and washed out. The others are
+distances from zero, which is their best."""
 
-def _outside(channel_sr: np.ndarray, channel_hr: np.ndarray, hr: np.ndarray) -> float:
-    beside = _largest(_edges(_slope(_luma(hr))).astype(np.uint8), 7) > 0
+
+def _beside_edges(hr: np.ndarray) -> np.ndarray:
+    return _largest(_edges(_slope(_luma(hr))).astype(np.uint8), 7) > 0
+
+
+def _outside(channel_sr: np.ndarray, channel_hr: np.ndarray, beside: np.ndarray) -> float:
     low, high = cv2.erode(channel_hr, np.ones((9, 9))), _largest(channel_hr, 9)
     return float(np.abs(channel_sr - np.clip(channel_sr, low, high))[beside].mean())
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data.image_io import write_image
 from scoring.folder_metric import FOLDER_METRICS, FolderMetric, build_folder_metric
 from scoring.looks import LOOKS
 from scoring.metric_weights import FILES, how_to_get, read_record, sha256_of, state_of
 from scoring.metrics import Metric, build_metric
-from scoring.report import HR, ImageScores, score_image, score_picture
+from scoring.report import HR, ImageScores, MethodScores, score_image, score_picture
 
 TITLES = {
     "psnr": "PSNR-Y",
@@ -37,7 +38,7 @@ WITH_HR = (*OF_TABLES, *LOOKS)
 
 
 @dataclass(kw_only=True)
-class Plan:
+class AvailableMetrics:
     """What can be scored here. missing: metric -> what it lacks, where to get that, where to put it. weights: metric -> file -> SHA-256."""
 
     metrics: list[Metric] = field(default_factory=list)
@@ -51,33 +52,33 @@ class Plan:
         return sorted([*self.metrics, *self.folder_metrics], key=lambda metric: not metric.needs_hr)
 
 
-def make_plan(types: Iterable[str], given: Mapping[str, str], device: str) -> Plan:
+def find_metrics(types: Iterable[str], given: Mapping[str, str], device: str) -> AvailableMetrics:
     """Builds every metric whose weights are on this machine. Nothing is downloaded for those that FILES lists; pyiqa may do so for others.
 
     types: pyiqa's names. given: type -> file of its own weights, in place of the first of FILES.
     Raises ValueError for an unknown metric or a given file that is not there.
     """
-    plan, recorded = Plan(), read_record()
+    found, recorded = AvailableMetrics(), read_record()
     for type in types:
         name = TITLES.get(type, type)
         states = [state_of(file, recorded) for file in FILES.get(type, ())[type in given :]]
         lacking = [f"{how_to_get(state.file)} ({state.problem})" for state in states if state.problem]
         if lacking:
-            plan.missing[name] = lacking
+            found.missing[name] = lacking
             continue
-        build, column = (build_folder_metric, plan.folder_metrics) if type in FOLDER_METRICS else (build_metric, plan.metrics)
+        build, column = (build_folder_metric, found.folder_metrics) if type in FOLDER_METRICS else (build_metric, found.metrics)
         options = {} if type in FOLDER_METRICS else {"pretrained_model_path": given.get(type)}
         try:
             column.append(build(name, type, device=device, **options))
         except ValueError as error:
             if not isinstance(error.__cause__, (OSError, ImportError)):
                 raise
-            plan.missing[name] = [str(error)]
+            found.missing[name] = [str(error)]
             continue
-        plan.weights[name] = {state.path.name: state.sha256 for state in states}
+        found.weights[name] = {state.path.name: state.sha256 for state in states}
         if type in given:
-            plan.weights[name][Path(given[type]).name] = sha256_of(Path(given[type]).expanduser())
-    return plan
+            found.weights[name][Path(given[type]).name] = sha256_of(Path(given[type]).expanduser())
+    return found
 
 
 def score_pictures(
@@ -98,16 +99,13 @@ def score_pictures(
 
 
 def score_folders(
-    pictures: Iterator[tuple[str, dict[str, np.ndarray]]],
-    metrics: Sequence[FolderMetric],
-    write: Callable[[Path, np.ndarray], None],
-    warn: Callable[[str], None],
-) -> dict[str, dict[str, float | None]]:
+    pictures: Iterator[tuple[str, dict[str, np.ndarray]]], metrics: Sequence[FolderMetric], warn: Callable[[str], None]
+) -> MethodScores:
     """method -> metric -> score of its folder. What is compared are copies of just the pictures that are scored, cropped as they are.
 
-    pictures: as for `score_pictures`, with HR. write: file.png and picture -> file.
+    pictures: as for `score_pictures`, with HR.
     """
-    scores: dict[str, dict[str, float | None]] = {}
+    scores: MethodScores = {}
     if not metrics:
         return scores
     with tempfile.TemporaryDirectory(prefix="d3sr-score-") as folder:
@@ -115,7 +113,7 @@ def score_folders(
         for index, (_, of_methods) in enumerate(pictures):
             for number, (label, picture) in enumerate(of_methods.items()):
                 folders[label] = Path(folder, str(number))
-                write(folders[label] / f"{index:06d}.png", picture)
+                write_image(folders[label] / f"{index:06d}.png", picture)
         for label in folders:
             for metric in metrics if label != HR else ():
                 try:

@@ -94,12 +94,13 @@ def files_of(types: Iterable[str]) -> list[WeightFile]:
     return list(dict.fromkeys(file for type in types for file in FILES[type]))
 
 
-def place_of(file: WeightFile) -> Path:
+def cached_path(file: WeightFile) -> Path:
     """Where a file lies, or belongs."""
     if file.folder is not None:
         return _hub() / file.folder / file.name
+    # late: they read HF_HOME once, which `use_cache` may set until then
     from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.file_download import repo_folder_name  # late: as above
 
     repository = file.url.removesuffix(f"/{file.name}")
     found = try_to_load_from_cache(repository, file.name)
@@ -113,7 +114,7 @@ def state_of(file: WeightFile, recorded: dict[str, str] | None = None) -> State:
 
     recorded: what `read_record` read; for files whose SHA-256 nobody publishes it is the only thing to compare with.
     """
-    path = place_of(file)
+    path = cached_path(file)
     if not path.is_file():
         return State(file, path, None, "missing")
     found, expected = sha256_of(path), file.sha256 or (recorded or {}).get(relative(path), "")
@@ -126,8 +127,8 @@ def how_to_get(file: WeightFile) -> str:
     """Where to get a file and where to put it."""
     if file.folder is None:
         repository = file.url.removesuffix(f"/{file.name}")
-        return f"{file.name} of {repository} on the hugging face hub, in its cache: {place_of(file)}"
-    return f"{file.name} from {file.url}, to be put into {place_of(file).parent}"
+        return f"{file.name} of {repository} on the hugging face hub, in its cache: {cached_path(file)}"
+    return f"{file.name} from {file.url}, to be put into {cached_path(file).parent}"
 
 
 def relative(path: Path) -> str:
@@ -151,6 +152,6 @@ def read_record() -> dict[str, str]:
 
 
 def _hub() -> Path:
-    import torch
+    import torch  # late: tools ask for this file's names before anything heavy is loaded
 
     return Path(torch.hub.get_dir())

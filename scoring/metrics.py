@@ -1,4 +1,4 @@
-"""Quality metrics by their pyiqa names, and the four of scoring/looks.py. pyiqa costs seconds, so it is imported when the first of its own
+"""Quality metrics by their pyiqa names, and the five of scoring/looks.py. pyiqa costs seconds, so it is imported when the first of its own
 is built; nothing else needs it."""
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scoring.looks import LOOKS
+from scoring.looks import BEST_AT, LOOKS
 from scoring.metric_weights import FILES, how_to_get
 
 # The papers' protocol (OSEDiff's published RealSR averages come out with it): luma of BT.601 in [16, 235]. pyiqa's own default is the
@@ -30,7 +30,8 @@ PAPER_PROTOCOL: dict[str, dict[str, Any]] = {
 class Metric:
     """One metric, ready to score.
 
-    `options` is what pyiqa was told beyond its own defaults; `needs_hr` is False for no-reference metrics.
+    `options` is what pyiqa was told beyond its own defaults; `needs_hr` is False for no-reference metrics. `best_at`: the best score, where
+    those on both sides of it are worse, so that `lower_better` does not say it; else None.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     options: dict[str, Any]
     network: Callable[..., Any]
     device: torch.device | str
+    best_at: float | None = None
 
     def __call__(self, sr: np.ndarray, hr: np.ndarray | None = None) -> float:
         """The score of one picture.
@@ -81,9 +83,10 @@ def build_metric(
     if type in LOOKS:
         _refuse_options(name, type, test_y_channel, color_space, crop_border, pretrained_model_path)
         network, lower = _on_levels(LOOKS[type]), type != "acutance"
-        return Metric(name=name, type=type, lower_better=lower, needs_hr=True, options={}, network=network, device=device)
+        best_at = BEST_AT.get(type)
+        return Metric(name=name, type=type, lower_better=lower, needs_hr=True, options={}, network=network, device=device, best_at=best_at)
 
-    import pyiqa
+    import pyiqa  # late: it takes seconds
 
     logging.getLogger("pyiqa").setLevel(logging.WARNING)
     _check_type(name, type, pyiqa.list_models())
@@ -156,7 +159,7 @@ def npz_to_mat(npz: Path, mat: Path) -> str:
 
     Raises ValueError when the file is not an .npz or lacks one of the two.
     """
-    import scipy.io
+    import scipy.io  # late: needed for this conversion only
 
     try:
         with np.load(npz, allow_pickle=False) as archive:

@@ -4,35 +4,34 @@ import base64
 import hashlib
 import io
 import json
+import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import cv2
+import jinja2
 import numpy as np
 from PIL import Image
 
 from data.whole_files import whole_file
 from scoring.metrics import Metric
-from scoring.page_tables import Scores, definitions, image_table, score_table, size, summary
-from scoring.report import ImageScores, mean_scores
+from scoring.report import ImageScores, MethodScores, mean_scores
+from scoring.tables import MISSING, best_two, direction, number
 
 PAGE = "index.html"
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html", "page.js"))
 MAX_SHOWN_SIDE = 1600
 """Pictures with a longer side, in pixels, are shown shrunk to it."""
 
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0, "optimize": True}
 """Of 512x512 RealSR photos: 87 KiB and 47 dB (45 at worst), far below what tells methods apart. WebP at the same setting has 57 KiB and
 44 dB, since it halves the colour's resolution; lossless WebP 175 KiB and 0.3 s; PNG 277 KiB."""
-
-ZOOMS = {"fit": "Fit", "1": "1×", "2": "2×", "4": "4×"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class PageEntry:
     width: int
     height: int
     shown: tuple[int, int]
-    scores: Scores
+    scores: MethodScores
     link: str
     notes: tuple[str, ...] = ()
     seconds: float | None = None
@@ -85,11 +84,61 @@ def write_page(folder: str | Path, title: str, entries: Sequence[PageEntry], met
 
     metrics: what the scores of the entries mean, in the order of the columns; protocol: how the results came about, anything JSON.
     """
+    means = mean_scores([ImageScores(image=entry.name, scores=entry.scores) for entry in entries])
+    script = SCRIPT.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    pieces = _template().generate(
+        title=title,
+        entries=entries,
+        metrics=metrics if means else (),
+        protocol=protocol,
+        means=means,
+        summary=_summary(entries),
+        timed=any(entry.seconds is not None for entry in entries),
+        script=script,
+        script_hash=f"sha256-{digest}",
+    )
     path = Path(folder) / PAGE
     with whole_file(path) as file:
-        for text in _page(title, entries, metrics, protocol):
+        for text in pieces:
             file.write(text.encode("utf-8", "backslashreplace"))  # a file name that is no valid Unicode must not cost the page
     return path
+
+
+def _template() -> jinja2.Template:
+    """page.html with the functions it calls."""
+    loader = jinja2.FileSystemLoader(TEMPLATE.parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["json"] = partial(json.dumps, ensure_ascii=False, default=str)
+    environment.filters["address"] = lambda link: quote(os.fsencode(link))
+    environment.globals |= {"MISSING": MISSING, "number": number, "direction": direction}
+    environment.globals |= {"best": _best, "every_digit": _every_digit, "pairs": _pairs}
+    return environment.get_template(TEMPLATE.name)
+
+
+def _summary(entries: Sequence[PageEntry]) -> str:
+    """How many images, and how long they took."""
+    images = f"{len(entries)} image{'' if len(entries) == 1 else 's'}"
+    known = [entry.seconds for entry in entries if entry.seconds is not None]
+    if not known:
+        return images
+    total = math.fsum(known)
+    return f"{images}, {total:.1f} s" + (f", {total / len(known):.2f} s each" if len(known) > 1 else "")
+
+
+def _best(scores: MethodScores, metric: Metric) -> str | None:
+    """The best of several methods' scores, as `number` writes it."""
+    return best_two([of_method.get(metric.name) for of_method in scores.values()], metric.lower_better, metric.best_at)[0]
+
+
+def _every_digit(value: float | None) -> str:
+    """What a column is sorted by, empty where there is none."""
+    return "" if value is None else repr(float(value))
+
+
+def _pairs(entries: Sequence[PageEntry]) -> list[tuple[str, str]]:
+    """Labels of the pictures that can be compared with each other."""
+    return list(dict.fromkeys(pair for entry in entries for pair in combinations(entry.pictures, 2)))
 
 
 def _data_uri(picture: np.ndarray, shown: tuple[int, int]) -> str:
@@ -99,88 +148,3 @@ def _data_uri(picture: np.ndarray, shown: tuple[int, int]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(buffer, **JPEG)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def _page(title: str, entries: Sequence[PageEntry], metrics: Sequence[Metric], protocol: dict[str, Any]) -> Iterator[str]:
-    """The template's text with everything filled in, its card once for every entry."""
-    template = TEMPLATE.read_text(encoding="utf-8")
-    head, card, tail = re.split(r"<!-- /?card -->\n", template)
-    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    means = mean_scores([ImageScores(image=entry.name, scores=entry.scores) for entry in entries])
-    metrics = metrics if means else ()
-    values = {
-        "script_hash": f"sha256-{digest}",
-        "title": escape(title),
-        "summary": summary(entries),
-        "means": f"<section><h3>Mean</h3>{score_table(means, metrics)}</section>" if metrics else "",
-        "protocol": f'<section class="protocol"><h3>Protocol</h3>{definitions(protocol)}</section>' if protocol else "",
-        "table": image_table(entries, metrics, list(means)),
-        "controls": _controls(entry.pictures for entry in entries),
-    }
-    yield _fill(head, values)
-    for index, entry in enumerate(entries):
-        yield _fill(card, _card(index, entry, metrics))
-    yield tail
-
-
-def _fill(template: str, values: dict[str, str]) -> str:
-    """Puts HTML in the places {{name}}; what is put in is not looked at again."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], template)
-
-
-def _card(index: int, entry: PageEntry, metrics: Sequence[Metric]) -> dict[str, str]:
-    """What the template's card is filled with."""
-    name, (left, right, *_) = escape(entry.name), entry.pictures
-    pictures = "".join(
-        _picture(label, uri, entry, chosen=label in (left, right), is_left=label == left) for label, uri in entry.pictures.items()
-    )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in entry.notes)
-    return {
-        "id": f"image-{index}",
-        "width": str(entry.shown[0]),
-        "height": str(entry.shown[1]),
-        "name": name,
-        "controls": _controls([entry.pictures]),
-        "pictures": pictures,
-        "left": escape(left),
-        "right": escape(right),
-        "scores": score_table(entry.scores, metrics) if entry.scores else "",
-        "facts": _facts(entry),
-        "notes": f'<ul class="notes">{notes}</ul>' if notes else "",
-    }
-
-
-def _picture(label: str, uri: str, entry: PageEntry, *, chosen: bool, is_left: bool) -> str:
-    width, height = entry.shown
-    state = (' class="left"' if is_left else "") + ("" if chosen else " hidden")
-    label, alt = escape(label), escape(f"{entry.name}, {label}")
-    box = f'width="{width}" height="{height}"'
-    return f'<img{state} data-label="{label}" alt="{alt}" {box} decoding="sync" draggable="false" src="{uri}">\n'
-
-
-def _facts(entry: PageEntry) -> str:
-    """Size, time and where the whole file lies."""
-    facts = [f"{size(entry.width, entry.height)} pixels"]
-    if entry.shown != (entry.width, entry.height):
-        facts.append(f"shown shrunk to {size(*entry.shown)}")
-    if entry.seconds is not None:
-        facts.append(f"{entry.seconds:.2f} s")
-    facts.append(f'<a href="{quote(os.fsencode(entry.link))}">full file</a>')
-    return " · ".join(facts)
-
-
-def _controls(pictures: Iterable[Iterable[str]]) -> str:
-    """Buttons for the zoom and, where images have more than two pictures, for what is compared."""
-    pairs = list(dict.fromkeys(pair for labels in pictures for pair in combinations(labels, 2)))
-    choices = {json.dumps(pair): "<i>|</i>".join(map(escape, pair)) for pair in pairs}
-    compared = _choice("pair", "what is compared", choices, pressed=next(iter(choices))) if len(pairs) > 1 else ""
-    return compared + _choice("zoom", "zoom", ZOOMS, pressed="1")
-
-
-def _choice(kind: str, label: str, choices: dict[str, str], pressed: str) -> str:
-    """A group of buttons: value -> HTML of its text."""
-    buttons = ""
-    for value, text in choices.items():
-        buttons += f'<button type="button" data-{kind}="{escape(value)}" aria-pressed="{str(value == pressed).lower()}">{text}</button>'
-    return f'<div class="choice" role="group" aria-label="{label}">{buttons}</div>'

@@ -1,11 +1,10 @@
 """Scores as tables (JSON, CSV, Markdown) and pictures side by side."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.whole_files import write_text
 from scoring.metrics import Metric
+from scoring.tables import best_two, csv_text, direction, markdown_text, number
 
 OURS, HR, BICUBIC = "ours", "HR", "bicubic"
 PAPER_WHITE, INK = (255, 255, 255), (34, 34, 34)
 GAP = 8
 MAX_FONT = 40
 
-Means = dict[str, dict[str, float | None]]
-"""method -> metric name -> mean, None where there is none."""
+MethodScores = dict[str, dict[str, float | None]]
+"""method -> metric name -> score or mean, None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScores:
-    """Scores of one image: method -> metric name -> value, None where a metric could not score the picture."""
+    """Scores of one image, None where a metric could not score the picture."""
 
     image: str
-    scores: dict[str, dict[str, float | None]]
+    scores: MethodScores
 
 
 def score_image(image: str, pictures: dict[str, np.ndarray], metrics: Sequence[Metric], warn: Callable[[str], None]) -> ImageScores:
@@ -58,9 +58,9 @@ def score_picture(
     return scores
 
 
-def mean_scores(rows: Sequence[ImageScores]) -> Means:
+def mean_scores(rows: Sequence[ImageScores]) -> MethodScores:
     """method -> metric -> mean over the images that have a score (None where no image has one)."""
-    means: Means = {}
+    means: MethodScores = {}
     for method in dict.fromkeys(method for row in rows for method in row.scores):
         per_image = [row.scores[method] for row in rows if method in row.scores]
         for metric in dict.fromkeys(name for scores in per_image for name in scores):
@@ -75,34 +75,27 @@ def mean_table(rows: Sequence[ImageScores], metrics: Sequence[Metric]) -> str:
     return means_table(mean_scores(rows), metrics, f"mean of {len(rows)}")
 
 
-def means_table(means: Means, metrics: Sequence[Metric], title: str, unmarked: Sequence[str] = ()) -> str:
+def means_table(means: MethodScores, metrics: Sequence[Metric], title: str, unmarked: Sequence[str] = ()) -> str:
     """`mean_table` of means that are known already; methods of `unmarked` are there to compare with and never the best."""
-    lines = [[method, *(_cell(means[method].get(metric.name)) for metric in metrics)] for method in means]
+    lines = [[method, *(number(means[method].get(metric.name)) for metric in metrics)] for method in means]
     for column, metric in enumerate(metrics, start=1):
         rivals = [scores.get(metric.name) for method, scores in means.items() if method not in unmarked]
-        best, second = best_two(rivals, metric.lower_better)
+        best, second = best_two(rivals, metric.lower_better, metric.best_at)
         for line in lines:
             marks = {best: f"**{best}**", second: f"<u>{second}</u>"} if line[0] not in unmarked else {}
             line[column] = marks.get(line[column], line[column])
-    return markdown([title, *(_heading(metric) for metric in metrics)], lines)
-
-
-def best_two(values: Sequence[float | None], lower_better: bool) -> tuple[str | None, str | None]:
-    """The best and the second best of several values, as the tables write them, so what looks the same is marked the same.
-
-    None where there is nothing to be told apart: a single value has no best, two have no second best.
-    """
-    known = sorted((value for value in values if value is not None), reverse=not lower_better)
-    shown = [*dict.fromkeys(map(_cell, known)), None]
-    return (shown[0] if len(known) > 1 else None), (shown[1] if len(known) > 2 else None)
+    return markdown_text([title, *map(_heading, metrics)], lines, numbers=len(metrics))
 
 
 def image_table(rows: Sequence[ImageScores], metrics: Sequence[Metric]) -> str:
     """Markdown: one line per image, and per metric one column for each method."""
     methods = list(mean_scores(rows))
     heading = [f"{_heading(metric)} {method}" for metric in metrics for method in methods]
-    lines = [[row.image, *(_cell(row.scores.get(method, {}).get(metric.name)) for metric in metrics for method in methods)] for row in rows]
-    return markdown(["image", *heading], lines)
+    lines = []
+    for row in rows:
+        values = [row.scores.get(method, {}).get(metric.name) for metric in metrics for method in methods]
+        lines.append([row.image, *map(number, values)])
+    return markdown_text(["image", *heading], lines, numbers=len(heading))
 
 
 def write_report(folder: str | Path, rows: Sequence[ImageScores], metrics: Sequence[Metric], protocol: dict[str, Any]) -> None:
@@ -204,39 +197,20 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def _heading(metric: Metric) -> str:
-    return f"{metric.name} {'↓' if metric.lower_better else '↑'}"
+    return f"{metric.name} {direction(metric.lower_better, metric.best_at)[0]}"
 
 
-def _cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
-def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it also reads well in a terminal."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in [heading, *lines]]
-    widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(heading))]
-    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
-    text = []
-    for first, *others in cells:
-        numbers = "".join(f" {cell:>{width}} |" for cell, width in zip(others, widths[1:], strict=True))
-        text.append(f"| {first:<{widths[0]}} |{numbers}")
-    return "\n".join([text[0], rule, *text[1:]])
-
-
-def csv_table(rows: Sequence[ImageScores], means: Means) -> str:
+def csv_table(rows: Sequence[ImageScores], means: MethodScores) -> str:
     """A line per image and a last one "mean"; columns are metric names for our own results and METHOD_METRIC for the others."""
     columns = [(method, metric) for method, scores in means.items() for metric in scores]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image", *(metric if method == OURS else f"{method}_{metric}" for method, metric in columns)])
+    heading = [metric if method == OURS else f"{method}_{metric}" for method, metric in columns]
+    lines = []
     for image, scores in [*((row.image, row.scores) for row in rows), ("mean", means)]:
         values = [scores.get(method, {}).get(metric) for method, metric in columns]
-        writer.writerow([image, *("" if value is None else repr(float(value)) for value in values)])
-    return buffer.getvalue()
+        lines.append([image, *(None if value is None else float(value) for value in values)])
+    return csv_text(["image", *heading], lines)
 
 
 def versions(libraries: Sequence[str] = ("pyiqa", "torch", "numpy")) -> dict[str, str]:
     """Library -> the version that is installed."""
-    from importlib.metadata import version
-
     return {library: version(library) for library in libraries}

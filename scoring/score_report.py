@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.whole_files import write_text
 from scoring import bootstrap
-from scoring.methods import Plan
+from scoring.methods import AvailableMetrics
 from scoring.metrics import Metric
-from scoring.report import ImageScores, Means, csv_table, document, markdown, mean_scores, means_table, notes, versions, write_text
+from scoring.report import ImageScores, MethodScores, csv_table, document, mean_scores, means_table, notes, versions
+from scoring.tables import MISSING, markdown_text
 
 LIBRARIES = ("pyiqa", "torch", "torchvision", "timm", "numpy", "scipy", "opencv-python", "pillow")
 
@@ -17,7 +19,7 @@ Intervals = dict[str, dict[str, tuple[float, float] | None]]
 """method -> metric name -> bounds of the mean, None where there are none."""
 
 
-def all_means(rows: Sequence[ImageScores], of_folders: Means) -> Means:
+def all_means(rows: Sequence[ImageScores], of_folders: MethodScores) -> MethodScores:
     """Means over images, and the scores of whole folders beside them."""
     means = mean_scores(rows)
     methods = dict.fromkeys([*means, *of_folders])
@@ -40,23 +42,23 @@ def interval_table(intervals: Intervals, metrics: Sequence[Metric]) -> str:
     lines = []
     for method, of_method in intervals.items():
         bounds = [of_method.get(metric.name) for metric in metrics]
-        lines.append([method, *("–" if bound is None else f"[{bound[0]:.4f}, {bound[1]:.4f}]" for bound in bounds)])
-    return markdown([f"{bootstrap.LEVEL:.0%} interval", *(metric.name for metric in metrics)], lines)
+        lines.append([method, *(MISSING if bound is None else f"[{bound[0]:.4f}, {bound[1]:.4f}]" for bound in bounds)])
+    return markdown_text([f"{bootstrap.LEVEL:.0%} interval", *(metric.name for metric in metrics)], lines, numbers=len(metrics))
 
 
-def missing_list(plan: Plan) -> str:
+def missing_list(available: AvailableMetrics) -> str:
     """Markdown: what could not be computed, what for, and what to do; empty where nothing is missing."""
-    if not plan.missing:
+    if not available.missing:
         return ""
-    lines = [f"- {name}: {'; and '.join(lacking)}" for name, lacking in plan.missing.items()]
+    lines = [f"- {name}: {'; and '.join(lacking)}" for name, lacking in available.missing.items()]
     return "\n".join(["Not computed, for lack of weights (`python tools/metrics_weights.py` gets them all):", "", *lines])
 
 
 def write_scores(
     folder: Path,
     rows: Sequence[ImageScores],
-    of_folders: Means,
-    plan: Plan,
+    of_folders: MethodScores,
+    available: AvailableMetrics,
     protocol: dict[str, Any],
     *,
     unmarked: Sequence[str],
@@ -69,34 +71,34 @@ def write_scores(
     means, intervals = all_means(rows, of_folders), all_intervals(rows)
     in_order = [*(method for method in means if method not in unmarked), *(method for method in means if method in unmarked)]
     means = {method: means[method] for method in in_order}
-    everything = document(rows, plan.columns, protocol) | {
+    everything = document(rows, available.columns, protocol) | {
         "libraries": versions(LIBRARIES),
         "mean": means,
         "interval": {"level": bootstrap.LEVEL, "resamples": bootstrap.RESAMPLES, "seed": bootstrap.SEED, "bounds": intervals},
-        "missing": plan.missing,
-        "weights": plan.weights,
+        "missing": available.missing,
+        "weights": available.weights,
     }
     write_text(folder / "scores.json", json.dumps(everything, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "scores.csv", csv_table(rows, means))
     tables = [
-        means_table(means, plan.columns, f"mean of {len(rows)}", unmarked),
-        interval_table({method: intervals[method] for method in in_order if method in intervals}, plan.metrics),
-        missing_list(plan),
+        means_table(means, available.columns, f"mean of {len(rows)}", unmarked),
+        interval_table({method: intervals[method] for method in in_order if method in intervals}, available.metrics),
+        missing_list(available),
     ]
-    said = notes(protocol | {"metrics": _options(plan), "weights": _weights(plan) or "none needed"} | versions(LIBRARIES))
+    said = notes(protocol | {"metrics": _options(available), "weights": _weights(available) or "none needed"} | versions(LIBRARIES))
     bold = "Bold: best, underlined: second best of the methods" + (f"; {' and '.join(unmarked)} to compare with." if unmarked else ".")
     text = [*tables[:1], bold, *tables[1:], said, f"```\n{shlex.join(command)}\n```"]
     write_text(folder / "scores.md", "\n\n".join(part for part in text if part) + "\n")
     return "\n\n".join(table for table in tables if table)
 
 
-def _weights(plan: Plan) -> str:
-    return ", ".join(f"{file} {digest[:8]}" for files in plan.weights.values() for file, digest in files.items())
+def _weights(available: AvailableMetrics) -> str:
+    return ", ".join(f"{file} {digest[:8]}" for files in available.weights.values() for file, digest in files.items())
 
 
-def _options(plan: Plan) -> str:
+def _options(available: AvailableMetrics) -> str:
     """What each column is to pyiqa."""
     options = {
-        metric.name: ", ".join([metric.type, *(f"{key}={value}" for key, value in metric.options.items())]) for metric in plan.columns
+        metric.name: ", ".join([metric.type, *(f"{key}={value}" for key, value in metric.options.items())]) for metric in available.columns
     }
     return "; ".join(f"{name}: {text}" for name, text in options.items())

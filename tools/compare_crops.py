@@ -12,15 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-if TYPE_CHECKING:
-    from scoring.result_sets import ResultSets
-    from tools.figures.crop_figure import Block, Box
+from tools.comparing.arguments import HR, LR, named_folders
 
-HR, LR, BICUBIC, AUTO = "HR", "LR", "bicubic", "auto"
+AUTO = "auto"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,28 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_results(args: argparse.Namespace) -> "ResultSets":
-    """The pictures that all folders hold. Raises ValueError for an image that one of them lacks."""
-    from scoring.result_sets import assignments, match_folders
-
-    methods = assignments("--results", args.results)
-    taken = [name for name in (HR, LR) if name in methods]
-    if taken:
-        raise ValueError(f"--results: {taken[0]} is a label of its own; call the method otherwise")
-    folders = methods | ({HR: args.hr} if args.hr else {}) | ({LR: args.lr} if args.lr else {})
-    suffixes = assignments("--suffix", args.suffix)
-    strange = [name for name in suffixes if name not in folders]
-    if strange:
-        raise ValueError(f"--suffix: {strange[0]} is none of {', '.join(folders)}")
-    sets = match_folders(folders, suffixes)
-    for name in args.images or ():
-        lacking = [label for label, files in sets.files.items() if name not in files]
-        if lacking:
-            raise ValueError(f"--images: {name} is not in {folders[lacking[0]]} ({lacking[0]})")
-    return sets
-
-
-def read_box(text: str) -> "Box | None":
+def read_box(text: str) -> tuple[int, int, int, int] | None:
     """left,top,width,height; None for auto."""
     if text == AUTO:
         return None
@@ -73,58 +49,17 @@ def read_box(text: str) -> "Box | None":
     return left, top, width, height
 
 
-def make_block(sets: "ResultSets", name: str, box: "Box | None", box_size: int, lr_as: str) -> "Block":
-    """One image: its pictures in the order LR, methods, HR. The whole one is HR, else the first method's."""
-    from data.image_io import read_image
-    from scoring.result_sets import enlarged
-    from tools.figures.crop_figure import Block, busiest_box
-
-    methods = {label: read_image(files[name]) for label, files in sets.files.items() if label not in (HR, LR)}
-    size = next(iter(methods.values())).shape[:2]
-    crops, last = dict(methods), {}
-    if HR in sets.files:
-        last[HR] = read_image(sets.files[HR][name])
-    if LR in sets.files:
-        lr = read_image(sets.files[LR][name])
-        crops = {f"LR ({BICUBIC})" if lr_as == BICUBIC else LR: enlarged(lr, size) if lr_as == BICUBIC else in_squares(lr, size)} | crops
-    crops |= last
-    odd = {label: f"{picture.shape[1]}x{picture.shape[0]}" for label, picture in crops.items() if picture.shape[:2] != size}
-    if odd:
-        raise ValueError(f"{name}: {next(iter(methods))} has {size[1]}x{size[0]} pixels, {next(iter(odd))} {next(iter(odd.values()))}")
-    if box is None:
-        box = busiest_box(list(crops.values()), box_size, box_size)
-    return Block(title=Path(name).name, whole=last.get(HR, next(iter(methods.values()))), box=box, crops=crops)
-
-
-def in_squares(lr, size: tuple[int, int]):
-    """LR with every pixel a square."""
-    import cv2
-
-    return cv2.resize(lr, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
-
-
-def draw(args: argparse.Namespace) -> list[Path]:
-    """Reads the pictures and writes the files."""
-    for name, number in (("--box_size", args.box_size), ("--width", args.width), ("--rows", args.rows)):
-        if number is not None and number <= 0:
-            raise ValueError(f"{name} must be above 0, got {number}")
-    sets = find_results(args)
-    images = args.images or sets.names[:3]
-    boxes = [read_box(text) for text in args.boxes or [AUTO] * len(images)]
-    if len(boxes) != len(images):
-        raise ValueError(f"--boxes: expected one for each of {len(images)} images, got {len(boxes)}")
-    from tools.figures.crop_figure import draw_crops
-
-    blocks = [make_block(sets, name, box, args.box_size, args.lr_as) for name, box in zip(images, boxes, strict=True)]
-    files = draw_crops(Path(args.output), blocks, args.width, args.rows)
-    print(*(f"{name}: box {','.join(map(str, block.box))}" for name, block in zip(images, blocks, strict=True)), sep="\n")
-    return files
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        print(*draw(args), sep="\n")
+        for name, number in (("--box_size", args.box_size), ("--width", args.width), ("--rows", args.rows)):
+            if number is not None and number <= 0:
+                raise ValueError(f"{name} must be above 0, got {number}")
+        known, methods, suffixes = named_folders(args, taken=(HR, LR))
+        boxes = [read_box(text) for text in args.boxes or ()]
+        from tools.comparing.crops import draw  # late: torch, OpenCV and matplotlib
+
+        print(*draw(args, methods | known, suffixes, boxes), sep="\n")
     except (ValueError, OSError) as error:
         print(f"compare_crops.py: {error}", file=sys.stderr)
         return 2

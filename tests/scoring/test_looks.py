@@ -99,6 +99,7 @@ def test_they_are_metrics_like_pyiqas() -> None:
     for name, look in LOOKS.items():
         metric = build_metric("mine", name)
         assert (metric.needs_hr, metric.lower_better) == (True, name != "acutance")
+        assert metric.best_at is None or metric(hr, hr) == pytest.approx(metric.best_at, abs=1e-4), "HR itself is best"
         assert metric(sr, hr) == pytest.approx(look(sr, hr), rel=1e-6) and look(sr, hr) != look(hr, hr)
         with pytest.raises(ValueError, match=f"metric mine: {name} has no options"):
             build_metric("mine", name, crop_border=4)

@@ -9,7 +9,7 @@ import pytest
 
 from data.image_io import read_image, write_image
 from scoring.folder_metric import FolderMetric, build_folder_metric
-from scoring.methods import Plan, make_plan, score_folders, score_pictures
+from scoring.methods import AvailableMetrics, find_metrics, score_folders, score_pictures
 from scoring.report import ImageScores
 from scoring.score_report import all_intervals, all_means, interval_table, write_scores
 
@@ -20,10 +20,10 @@ def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_lacks_weights_is_missing_and_the_others_are_built() -> None:
-    plan = make_plan(["dists", "psnr", "fid", "ssim", "maniqa-pipal"], {}, "cpu")
-    assert [metric.name for metric in plan.columns] == ["PSNR-Y", "SSIM-Y"]
-    assert list(plan.missing) == ["DISTS", "FID", "MANIQA (maniqa-pipal)"]
-    trunk = plan.missing["DISTS"][1]
+    available = find_metrics(["dists", "psnr", "fid", "ssim", "maniqa-pipal"], {}, "cpu")
+    assert [metric.name for metric in available.columns] == ["PSNR-Y", "SSIM-Y"]
+    assert list(available.missing) == ["DISTS", "FID", "MANIQA (maniqa-pipal)"]
+    trunk = available.missing["DISTS"][1]
     assert trunk.startswith("vgg16-397923af.pth from https://download.pytorch.org") and trunk.endswith("checkpoints (missing)")
 
 
@@ -31,7 +31,7 @@ def test_a_wrong_file_in_the_cache_is_not_used(tmp_path: Path) -> None:
     file = tmp_path / "torch/hub/pyiqa/musiq_koniq_ckpt-e95806b9.pth"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not these weights")
-    assert "its SHA-256 begins with" in make_plan(["musiq"], {}, "cpu").missing["MUSIQ"][0]
+    assert "its SHA-256 begins with" in find_metrics(["musiq"], {}, "cpu").missing["MUSIQ"][0]
 
 
 def test_a_metric_that_cannot_import_what_it_needs_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,14 +39,14 @@ def test_a_metric_that_cannot_import_what_it_needs_is_missing(monkeypatch: pytes
         raise ModuleNotFoundError("No module named 'pkg_resources'")
 
     monkeypatch.setattr(pyiqa, "create_metric", broken)
-    assert "pkg_resources' (openai-clip needs setuptools < 81)" in make_plan(["ssim"], {}, "cpu").missing["SSIM-Y"][0]
+    assert "pkg_resources' (openai-clip needs setuptools < 81)" in find_metrics(["ssim"], {}, "cpu").missing["SSIM-Y"][0]
 
 
 def test_mistakes_are_no_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no metric 'sim'"):
-        make_plan(["sim"], {}, "cpu")
+        find_metrics(["sim"], {}, "cpu")
     with pytest.raises(ValueError, match="no file"):
-        make_plan(["niqe"], {"niqe": str(tmp_path / "absent.mat")}, "cpu")
+        find_metrics(["niqe"], {"niqe": str(tmp_path / "absent.mat")}, "cpu")
 
 
 def grey(level: int) -> np.ndarray:
@@ -71,8 +71,8 @@ def test_a_folder_metric_sees_the_scored_pictures_and_nothing_else() -> None:
 
     pictures = [("a", {"HR": grey(1), "x": grey(3), "y": grey(9)}), ("sub/b", {"HR": grey(3), "x": grey(5), "y": grey(9)})]
     metric = FolderMetric(name="FID", type="fid", options={}, network=network)
-    assert score_folders(iter(pictures), [metric], write_image, print) == {"x": {"FID": 2.0}, "y": {"FID": 7.0}}
-    assert score_folders(iter(pictures), [], write_image, print) == {}
+    assert score_folders(iter(pictures), [metric], print) == {"x": {"FID": 2.0}, "y": {"FID": 7.0}}
+    assert score_folders(iter(pictures), [], print) == {}
 
 
 def test_fid_is_the_frechet_distance_of_inception_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +121,6 @@ def test_folders_scores_stand_beside_the_means() -> None:
 
 
 def test_missing_metrics_are_told_with_the_table(tmp_path: Path) -> None:
-    plan = Plan(metrics=[], missing={"LPIPS": ["head.pth from A", "trunk.pth from B"]})
-    text = write_scores(tmp_path, ROWS, {}, plan, {}, unmarked=[], command=["python", "tools/score.py"])
+    available = AvailableMetrics(metrics=[], missing={"LPIPS": ["head.pth from A", "trunk.pth from B"]})
+    text = write_scores(tmp_path, ROWS, {}, available, {}, unmarked=[], command=["python", "tools/score.py"])
     assert "- LPIPS: head.pth from A; and trunk.pth from B" in text and "tools/metrics_weights.py" in text

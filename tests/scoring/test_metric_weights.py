@@ -8,7 +8,7 @@ import pyiqa
 import pytest
 
 from scoring import metric_weights
-from scoring.metric_weights import FILES, WeightFile, files_of, how_to_get, place_of, read_record, state_of, write_record
+from scoring.metric_weights import FILES, WeightFile, cached_path, files_of, how_to_get, read_record, state_of, write_record
 
 ARCHS = Path(pyiqa.__file__).parent / "archs"
 CONTENT = b"weights of a metric"
@@ -91,7 +91,7 @@ def test_a_record_keeps_what_it_knew_and_leaves_out_what_is_wrong(hub: Path) -> 
 
 def test_files_of_the_hub_are_looked_for_in_its_cache() -> None:
     file = FILES["maniqa"][1]
-    assert place_of(file).name == "models--timm--vit_base_patch8_224.augreg2_in21k_ft_in1k"
+    assert cached_path(file).name == "models--timm--vit_base_patch8_224.augreg2_in21k_ft_in1k"
     assert "timm/vit_base_patch8_224.augreg2_in21k_ft_in1k on the hugging face hub" in how_to_get(file)
 
 
@@ -105,4 +105,4 @@ def test_use_cache_moves_both_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for name in ("TORCH_HOME", "HF_HOME"):
         monkeypatch.setenv(name, "elsewhere")
     metric_weights.use_cache(tmp_path)
-    assert place_of(FILES["dists"][0]) == tmp_path / "hub/pyiqa/DISTS_weights-f5e65c96.pth"
+    assert cached_path(FILES["dists"][0]) == tmp_path / "hub/pyiqa/DISTS_weights-f5e65c96.pth"

@@ -16,7 +16,7 @@ from PIL import Image
 from scoring.page import MAX_SHOWN_SIDE, PageEntry, page_entry, write_page
 from scoring.report import ImageScores
 
-METRICS = [SimpleNamespace(name="psnr", lower_better=False), SimpleNamespace(name="niqe", lower_better=True)]
+METRICS = [SimpleNamespace(name="psnr", lower_better=False, best_at=None), SimpleNamespace(name="niqe", lower_better=True, best_at=None)]
 NASTY = [
     "<img src=x onerror=alert(1)>.png",
     '</script><script>alert("1")</script>.png',
@@ -142,7 +142,7 @@ def test_nothing_that_is_named_becomes_part_of_the_page(tmp_path):
         write_page(tmp_path, "t", [entry(notes=["n"], scores=ImageScores(image="a", scores={"m": {"psnr": 1.0}}))], METRICS, {"k": 1})
     )
     for text in NASTY:
-        metric = SimpleNamespace(name=text, lower_better=True)
+        metric = SimpleNamespace(name=text, lower_better=True, best_at=None)
         pictures = {text: plain(4, 4), "ours": plain(4, 4)}
         found = page_entry(text, pictures, ImageScores(image=text, scores={text: {text: 1.0}}), text, notes=[text])
         page = Page(write_page(tmp_path, text, [found], [metric], {text: text}))

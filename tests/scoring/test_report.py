@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from scoring.metrics import build_metric
 from scoring.report import (
     ImageScores,
-    best_two,
     comparison_sheet,
     image_table,
     mean_scores,
@@ -19,8 +19,8 @@ from scoring.report import (
 )
 
 METRICS = [
-    SimpleNamespace(name="psnr", type="psnr", lower_better=False, options={"color_space": "ycbcr"}),
-    SimpleNamespace(name="niqe", type="niqe", lower_better=True, options={}),
+    SimpleNamespace(name="psnr", type="psnr", lower_better=False, best_at=None, options={"color_space": "ycbcr"}),
+    SimpleNamespace(name="niqe", type="niqe", lower_better=True, best_at=None, options={}),
 ]
 ROWS = [
     ImageScores(image="a.png", scores={"ours": {"psnr": 30.0, "niqe": 4.0}, "bicubic": {"psnr": 28.0, "niqe": 9.0}}),
@@ -69,21 +69,20 @@ def test_means_table_marks_best_and_second_best_by_their_direction():
     ]
 
 
-@pytest.mark.parametrize(
-    ("values", "lower_better", "marked"),
-    [
-        ([1.0, 2.0, 3.0], False, ("3.0000", "2.0000")),
-        ([1.0, 2.0, 3.0], True, ("1.0000", "2.0000")),
-        ([3.0, 3.0, 1.0], False, ("3.0000", "1.0000")),  # a tie shares the first place, the next value is the second best
-        ([1.00001, 1.00002, 2.0], True, ("1.0000", "2.0000")),  # a tie in what the table shows
-        ([1.0, 2.0], True, ("1.0000", None)),
-        ([1.0, None, None], True, (None, None)),
-        ([2.0, 2.0, 2.0], True, ("2.0000", None)),
-        ([], True, (None, None)),
-    ],
-)
-def test_the_best_two_of_several_values(values, lower_better, marked):
-    assert best_two(values, lower_better) == marked
+def test_a_score_that_can_be_too_high_or_too_low_is_best_where_hr_is() -> None:
+    metrics = [build_metric(name, name) for name in ("acutance", "flat_texture", "fringe")]
+    means = {
+        "blurred": {"acutance": 0.5, "flat_texture": -0.6, "fringe": 0.3},
+        "good": {"acutance": 0.9, "flat_texture": 0.1, "fringe": 0.2},
+        "sharpened": {"acutance": 1.3, "flat_texture": 0.4, "fringe": 0.1},
+    }
+    heading, _, *lines = cells(means_table(means, metrics, "title"))
+    assert heading == ["title", "acutance → 1", "flat_texture → 0", "fringe ↓"]
+    assert lines == [
+        ["blurred", "0.5000", "-0.6000", "0.3000"],
+        ["good", "**0.9000**", "**0.1000**", "<u>0.2000</u>"],
+        ["sharpened", "<u>1.3000</u>", "<u>0.4000</u>", "**0.1000**"],
+    ]
 
 
 def test_image_table_has_a_line_per_image_and_escapes_bars():

@@ -23,10 +23,11 @@ from options.schema import OptionsError, dump
 from tests.tiny_models import SMALL_TINY_UNET, write_tiny_base
 from tools.ablate import main
 from tools.ablation import runs as ablation_runs
+from tools.ablation import study
 from tools.ablation.options import read_header, read_stand_ins
 from tools.ablation.overlay import fingerprint, flat, lay_over, read_base
 from tools.ablation.report import what_stood_for_what, write_report
-from tools.ablation.tables import Row, Scores, csv_table, markdown_table
+from tools.ablation.tables import CheckpointScores, Row, csv_table, markdown_table
 from tools.figures.curves import discriminator_size, draw_curves, last_iteration, read_curves, smoothed, write_curves_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,8 +200,8 @@ def test_curves_are_drawn_with_the_name_of_each_line(tmp_path: Path) -> None:
     assert lines[:3] == ["variant,run,name,iteration,value", "first & last,0,mse,1,0.5", "first & last,0,mse,2,0.25"] and len(lines) == 9
 
 
-def scores(psnr: float | None, niqe: float) -> Scores:
-    return Scores(mean={"psnr": psnr, "niqe": niqe}, bicubic={}, lower_better={"psnr": False, "niqe": True}, images=2)
+def scores(psnr: float | None, niqe: float) -> CheckpointScores:
+    return CheckpointScores(mean={"psnr": psnr, "niqe": niqe}, bicubic={}, lower_better={"psnr": False, "niqe": True}, images=2)
 
 
 def test_the_table_marks_the_best_of_what_was_trained() -> None:
@@ -223,6 +224,15 @@ def test_the_table_marks_the_best_of_what_was_trained() -> None:
         ["a", "one | two", "1 M", "1", "20.0", "5.0", ""],
         ["b", "", "", "1", "20.00004", "4.0", ""],
     ]
+
+
+def test_the_look_nearest_to_hrs_is_best() -> None:
+    rows = [
+        Row(label=label, scores=[CheckpointScores(mean={"flat_texture": value}, bicubic={}, lower_better={"flat_texture": True}, images=2)])
+        for label, value in (("washed out", -0.5), ("good", 0.1))
+    ]
+    text = markdown_table(rows, {"flat_texture": True})
+    assert "flat_texture → 0" in text and "**0.1000**" in text and "**-0.5000**" not in text
 
 
 def test_several_seeds_show_their_spread() -> None:
@@ -343,7 +353,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(os, "fsync", lambda _: None)
     counted = Launches()
-    monkeypatch.setattr(ablation_runs, "launch", counted)
+    monkeypatch.setattr(study, "launch", counted)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield counted

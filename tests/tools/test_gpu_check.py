@@ -137,7 +137,7 @@ run_limited([sys.executable, "-c", "import time; time.sleep(600)  # {tmp_path}"]
 def test_a_row_is_valid_json_whatever_was_measured() -> None:
     values = row("x", {"a": float("nan"), "b": float("inf"), "c": 1.0, "d": 3})["values"]
     assert values == {"a": "nan", "b": "inf", "c": 1.0, "d": 3}
-    assert [shown(value) for value in (0.123456, 12345.6, 3, "a\nb|c", None)] == ["0.1235", "12,346", "3", "a b\\|c", "-"]
+    assert [shown(value) for value in (0.123456, 12345.6, 3, "a\nb|c", None)] == ["0.1235", "12,346", "3", "a b|c", "-"]
     begun = {"header": {"command": "x", "bases": "small"}, "asked": ["a", "b"], "steps": []}
     assert "0 of 2 steps ran and are well; **not finished**, still to come: a, b." in markdown(begun) and "in small" in markdown(begun)
 

@@ -144,7 +144,7 @@ def test_a_picture_that_cannot_be_scored_is_told(roots: dict[str, Path], capsys)
     [
         (["--results", "nothing"], "--results: expected NAME=VALUE, got 'nothing'"),
         (["--results", "good=elsewhere"], "--results: good is named twice"),
-        (["--results", "HR=elsewhere"], "HR is the name of a line of its own"),
+        (["--results", "HR=elsewhere"], "HR is a label of its own"),
         (["--suffix", "other=_x"], "--suffix: other is none of HR, good, bad"),
         (["--crop_border", "-1"], "--crop_border must not be negative"),
         (["--crop_centre", "161"], "3 pictures cannot be compared:\n  a: 200x160 pixels leave less than 161 pixels"),

@@ -1,5 +1,6 @@
 """What an ablation runs: how each variant is trained, named and scored, and what stands for what does not fit the base."""
 
+import argparse
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from models.configs import known_model
 from options.d3sr import TestOptions, TrainOptions, load_test_options
 from options.datasets import MetricOptions, PairedData, TestDatasets
 from options.schema import OptionsError
 from options.yaml_files import read_options
-from tools.ablation.overlay import Base, Variant, fingerprint, is_forced, lay_over
+from tools.ablation.overlay import Base, Variant, fingerprint, is_forced, lay_over, read_base
 
 PAPERS_BASE = Path(__file__).resolve().parents[2] / "options/train_dfosd.yml"
 """What the paper's ablations are variants of; its discriminator's model is the one for which a small base's own stands."""
@@ -23,7 +25,7 @@ _HEADER = re.compile(r"#\s*((?:Table|Figure)\s+\d+)\s*(?:\(([^)]*)\))?:\s*(.+)")
 
 
 @dataclass
-class Run:
+class Training:
     """One training and its scores. `name` is its folder's below --runs; `failure` says in one line why it has no `scores`."""
 
     seed: int
@@ -51,34 +53,51 @@ class Run:
 
 
 @dataclass
-class Planned:
-    """One variant: label (the file's stem), table and subject (where the paper has it), what (it is), and a run per seed."""
+class PlannedVariant:
+    """One variant: label (the file's stem), table and subject (where the paper has it), what (it is), and a training per seed."""
 
     label: str
     table: str
     subject: str
     what: str
     variant: Variant | None = None
-    runs: list[Run] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
+
+
+def plan_variants(args: argparse.Namespace) -> list[PlannedVariant]:
+    """What tools/ablate.py is to train. A variant that cannot be is there with trainings that have failed already."""
+    for name, number in (("--iterations", args.iterations), ("--processes", args.processes)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}")
+    if args.perceptual not in (None, "torchvision", "random") and not Path(args.perceptual).is_file():
+        raise ValueError(f"--perceptual: no file {args.perceptual}")
+    labels = [Path(file).stem for file in args.variants]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"two files are called {', '.join(twice)}: their rows could not be told apart")
+    base = read_base(args.base, args.force_yml, args.iterations)
+    ours = base.section["network_d"].get("pretrained")
+    stand_ins = read_stand_ins(base, args.stand_in, full_size=ours is not None and known_model(ours) is not None)
+    return [plan_variant(file, base, stand_ins, seeds=args.seed, runs=args.runs, processes=args.processes) for file in args.variants]
 
 
 def plan_variant(
     file: str, base: Base, stand_ins: Mapping[str, str | None] | None, *, seeds: Iterable[int], runs: str, processes: int
-) -> Planned:
-    """One variant with a run per seed; where it cannot be trained, they have failed already."""
-    planned = Planned(Path(file).stem, *read_header(file), runs=[Run(seed) for seed in dict.fromkeys(seeds)])
+) -> PlannedVariant:
+    """One variant with a training per seed; where it cannot be trained, they have failed already."""
+    planned = PlannedVariant(Path(file).stem, *read_header(file), trainings=[Training(seed) for seed in dict.fromkeys(seeds)])
     try:
         planned.variant = lay_over(file, base, stand_ins)
-        for run in planned.runs:
-            run.options = run_options(planned.variant.options, base, seed=run.seed, runs=runs, processes=processes)
-            run.name = name_run(planned.label, run.options, processes)
+        for training in planned.trainings:
+            training.options = training_options(planned.variant.options, base, seed=training.seed, runs=runs, processes=processes)
+            training.name = name_training(planned.label, training.options, processes)
     except ValueError as error:
-        for run in planned.runs:
-            run.failure = str(error)
+        for training in planned.trainings:
+            training.failure = str(error)
     return planned
 
 
-def name_run(label: str, options: TrainOptions, processes: int) -> str:
+def name_training(label: str, options: TrainOptions, processes: int) -> str:
     """LABEL-FINGERPRINT, or the name under which the same training exists already."""
     key = fingerprint(options, processes)
     same = sorted(path.name for path in Path(options.path.experiments_root).glob(f"*-{key}") if path.is_dir())
@@ -109,7 +128,7 @@ def read_stand_ins(base: Base, assignments: Iterable[str], full_size: bool) -> d
     return stand_ins or None
 
 
-def run_options(options: TrainOptions, base: Base, *, seed: int, runs: str, processes: int) -> TrainOptions:
+def training_options(options: TrainOptions, base: Base, *, seed: int, runs: str, processes: int) -> TrainOptions:
     """The options of one training below the folder `runs`, all but its name; what is logged meanwhile, unless it was forced."""
     logger = replace(options.logger, use_tb_logger=options.logger.use_tb_logger and is_forced(base.section, "logger.use_tb_logger"))
     if not is_forced(base.section, "logger.print_freq"):
@@ -135,16 +154,16 @@ def scoring_options(file: str | Path, force_yml: Sequence[str], pairs: Sequence[
     return replace(options, name="ablation", input=(), datasets=data, metrics=metrics, comparison_sheet=False, report=False)
 
 
-def describe(rows: Iterable[Planned]) -> str:
+def describe(variants: Iterable[PlannedVariant]) -> str:
     """What would be run, in words."""
     lines = []
-    for row in rows:
-        lines.append(f"{row.label}: {row.what or 'its file does not say'}")
-        lines += [f"    {key} = {json.dumps(value)}" for key, value in (row.variant.varied if row.variant else {}).items()]
-        for run in row.runs:
-            if run.failure:
-                lines.append(f"    CANNOT BE RUN: {run.failure}")
+    for planned in variants:
+        lines.append(f"{planned.label}: {planned.what or 'its file does not say'}")
+        lines += [f"    {key} = {json.dumps(value)}" for key, value in (planned.variant.varied if planned.variant else {}).items()]
+        for training in planned.trainings:
+            if training.failure:
+                lines.append(f"    CANNOT BE RUN: {training.failure}")
                 continue
-            state = "trained" if run.checkpoint.is_dir() else "to be resumed" if run.folder.is_dir() else "to be trained"
-            lines.append(f"    seed {run.seed}: {run.folder}, {run.options.train.total_iter} iterations, {state}")
+            state = "trained" if training.checkpoint.is_dir() else "to be resumed" if training.folder.is_dir() else "to be trained"
+            lines.append(f"    seed {training.seed}: {training.folder}, {training.options.train.total_iter} iterations, {state}")
     return "\n".join(lines)

@@ -19,8 +19,8 @@ from options.d3sr import TrainOptions
 from options.schema import OptionsError, Place, Section, build, dump
 from options.yaml_files import read_options
 
-JUDGE = "network_d.pretrained"
-OF_THE_JUDGE = ("network_d.revision", "network_d.prompt_init")
+DISCRIMINATOR = "network_d.pretrained"
+BELONGING_TO_IT = ("network_d.revision", "network_d.prompt_init")
 """Settings that belong to the model the discriminator starts from; a stand-in keeps those of the base."""
 
 UNTOUCHED = ("name", "path", "logger", "val", "num_gpu")
@@ -85,7 +85,7 @@ def lay_over(path: str | Path, base: Base, stand_ins: Mapping[str, str | None] |
     if not known & files:
         raise OptionsError(f"{path}: has no base file in common with {base.path}; say `base: {base.path.name}`, or that file's base")
     own = {key: (value, place) for key, value, place in _leaves(section) if key != "name" and Path(place.file).resolve() not in known}
-    _seat_the_judge(own, section, base, stand_ins, str(path))
+    _choose_discriminator(own, section, base, stand_ins, str(path))
     laid = copy.deepcopy(base.section)
     varied = {}
     for key, (value, place) in own.items():
@@ -112,48 +112,48 @@ def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def fingerprint(options: TrainOptions, processes: int) -> str:
     """Tells one training from another: eight hexadecimal digits of everything that decides what comes out."""
-    kept = {key: value for key, value in said(options).items() if key not in UNTOUCHED}
+    kept = {key: value for key, value in without_defaults(options).items() if key not in UNTOUCHED}
     kept["datasets"] = {"train": {key: value for key, value in kept["datasets"]["train"].items() if key != "num_worker_per_gpu"}}
     kept["start"], kept["processes"] = options.path.pretrain_network_g, processes
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def said(value: Any) -> Any:
+def without_defaults(value: Any) -> Any:
     """As `schema.dump`, without what is at its default: stays the same when the code learns a new option."""
     if is_dataclass(value):
         kept = {}
         for field in fields(value):
             default = field.default_factory() if field.default_factory is not MISSING else field.default
             if field.init and (default is MISSING or getattr(value, field.name) != default):
-                kept[field.name] = said(getattr(value, field.name))
+                kept[field.name] = without_defaults(getattr(value, field.name))
         return kept
     if isinstance(value, Mapping):
-        return {key: said(item) for key, item in value.items()}
-    return [said(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: without_defaults(item) for key, item in value.items()}
+    return [without_defaults(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _seat_the_judge(own: dict[str, Any], section: Section, base: Base, stand_ins: Mapping[str, str | None] | None, file: str) -> None:
+def _choose_discriminator(own: dict[str, Any], section: Section, base: Base, stand_ins: Mapping[str, str | None] | None, file: str) -> None:
     """Settles in `own` which model the discriminator starts from."""
-    judges, ours = section["network_d"], base.section["network_d"]
-    judge, place = judges.get("pretrained"), judges.sources.get("pretrained")
-    if judges.get("type") == "none" or judge is None or place == ours.sources.get("pretrained"):
+    theirs, ours = section["network_d"], base.section["network_d"]
+    model, place = theirs.get("pretrained"), theirs.sources.get("pretrained")
+    if theirs.get("type") == "none" or model is None or place == ours.sources.get("pretrained"):
         return
     if stand_ins is None:
-        for key in (JUDGE, *OF_THE_JUDGE):
+        for key in (DISCRIMINATOR, *BELONGING_TO_IT):
             name = key.split(".")[-1]
-            if name in judges:
-                own[key] = judges[name], judges.sources[name]
+            if name in theirs:
+                own[key] = theirs[name], theirs.sources[name]
         return
-    stand_in = _stand_in(judge, stand_ins)
+    stand_in = _stand_in(model, stand_ins)
     if stand_in is None:
         if base.path.resolve() in _files(section):  # written for this base
             return
         raise OptionsError(
-            f"{file}: {JUDGE}: what stands for '{judge}' on {base.path}? Say it with --stand_in {judge.split('/')[-1]}=FOLDER"
+            f"{file}: {DISCRIMINATOR}: what stands for '{model}' on {base.path}? Say it with --stand_in {model.split('/')[-1]}=FOLDER"
         )
-    for key in OF_THE_JUDGE:
+    for key in BELONGING_TO_IT:
         own.pop(key, None)
-    own[JUDGE] = stand_in, place
+    own[DISCRIMINATOR] = stand_in, place
 
 
 def _stand_in(name: str, stand_ins: Mapping[str, str | None]) -> str | None:

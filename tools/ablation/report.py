@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tools.ablation.tables import Row, csv_table, markdown, markdown_table
+from scoring.tables import MISSING, markdown_text
+from tools.ablation.tables import Row, csv_table, markdown_table
 from tools.figures import curves
 
 SECTIONS_APART = (
@@ -33,7 +34,7 @@ def write_report(out: Path, rows: Sequence[Row], title: str, protocol: Sequence[
     scores = [scores for row in rows for scores in row.scores]
     lower = {name: value for one in scores for name, value in one.lower_better.items()}
     sizes = {row.label: size for row in rows if row.logs and (size := curves.discriminator_size(row.logs[0])) is not None}
-    table = [replace(row, notes={"discriminator": f"{sizes[row.label]:.2f} M" if row.label in sizes else "–"}) for row in rows]
+    table = [replace(row, notes={"discriminator": f"{sizes[row.label]:.2f} M" if row.label in sizes else MISSING}) for row in rows]
     if scores and scores[0].bicubic:
         reference = replace(scores[0], mean=scores[0].bicubic)
         table.append(Row(label="bicubic", what="no network", scores=[reference], reference=True))
@@ -78,7 +79,7 @@ def what_stood_for_what(rows: Sequence[Row]) -> str:
         lines.append(["`degradation`", "the file's", "the base's"])
     if not lines:
         return ""
-    return "## What stood for what\n\n" + markdown(["setting", "the variants' own files", "trained here"], lines)
+    return "## What stood for what\n\n" + markdown_text(["setting", "the variants' own files", "trained here"], lines)
 
 
 def _values(by_variant: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data.whole_files import write_text
 from scoring.report import OURS
-from tools.ablation.tables import Scores
+from tools.ablation.tables import CheckpointScores
 
 BICUBIC = "bicubic"
 POLL = 0.5
@@ -52,7 +52,7 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line), "it printed nothing")
 
 
-def read_metrics(file: Path) -> Scores:
+def read_metrics(file: Path) -> CheckpointScores:
     """The means of a metrics.json.
 
     Raises ValueError where there is none, since the options name no metric that could score the pictures.
@@ -62,15 +62,15 @@ def read_metrics(file: Path) -> Scores:
     document = json.loads(file.read_text(encoding="utf-8"))
     mean = document["mean"]
     lower = {name: metric["lower_better"] for name, metric in document["metrics"].items()}
-    return Scores(mean=mean[OURS], bicubic=mean.get(BICUBIC, {}), lower_better=lower, images=document["images_scored"])
+    return CheckpointScores(mean=mean[OURS], bicubic=mean.get(BICUBIC, {}), lower_better=lower, images=document["images_scored"])
 
 
-def read_scores(file: Path) -> Scores | None:
+def read_scores(file: Path) -> CheckpointScores | None:
     """What `write_scores` wrote; None where it did not."""
-    return Scores(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    return CheckpointScores(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
-def write_scores(file: Path, scores: Scores) -> None:
+def write_scores(file: Path, scores: CheckpointScores) -> None:
     """Whole or not at all."""
     write_text(file, json.dumps(asdict(scores), indent=2) + "\n")
 

@@ -1,7 +1,5 @@
 """The table of an ablation: a row per variant, a column per metric, the best bold; as Markdown and as CSV."""
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +11,15 @@ from torch import Tensor, no_grad
 
 from losses.perceptual import build_perceptual
 from losses.settings import PerceptualSettings
+from scoring.looks import BEST_AT
+from scoring.tables import MISSING, best_two, csv_text, direction, markdown_text, number
 
 DISTANCES = {"LPIPS*": "lpips", "DISTS*": "dists"}
 """Names in the tables -> perceptual type; the star says that they are not the published metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class CheckpointScores:
     """Means over the images of one checkpoint, metric -> value, and those of the bicubic pictures beside them."""
 
     mean: dict[str, float | None]
@@ -27,7 +27,7 @@ class Scores:
     lower_better: dict[str, bool]
     images: int
 
-    def extended(self, distances: Mapping[str, float]) -> "Scores":
+    def extended(self, distances: Mapping[str, float]) -> "CheckpointScores":
         """With more metrics, of which lower is better."""
         lower = self.lower_better | dict.fromkeys(distances, True)
         return replace(self, mean=self.mean | dict(distances), lower_better=lower)
@@ -43,7 +43,7 @@ class Row:
 
     label: str
     what: str = ""
-    scores: Sequence[Scores] = ()
+    scores: Sequence[CheckpointScores] = ()
     logs: Sequence[Path] = ()
     settings: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -79,31 +79,19 @@ def perceptual_distances(pictures: Iterable[tuple[Tensor, Tensor]], weights: str
 def markdown_table(rows: Sequence[Row], lower_better: Mapping[str, bool]) -> str:
     """Metric columns in the order of `lower_better`, with an arrow to the better end. Several runs: mean ± standard deviation."""
     notes = list(dict.fromkeys(name for row in rows for name in row.notes))
-    heading = ["variant", "what", *notes, *(f"{name} {'↓' if lower else '↑'}" for name, lower in lower_better.items())]
-    lines = [
-        [row.label, f"failed: {row.failure}" if row.failure else row.what, *(row.notes.get(name, "–") for name in notes)] for row in rows
-    ]
+    heading = ["variant", "what", *notes, *(f"{name} {direction(lower, BEST_AT.get(name))[0]}" for name, lower in lower_better.items())]
+    lines = []
+    for row in rows:
+        what = f"failed: {row.failure}" if row.failure else row.what
+        lines.append([row.label, " ".join(what.split()), *(row.notes.get(name, MISSING) for name in notes)])
     for metric, lower in lower_better.items():
         means = [row.mean(metric) for row in rows]
-        ours = [mean for row, mean in zip(rows, means, strict=True) if mean is not None and not row.reference]
-        best = f"{min(ours) if lower else max(ours):.4f}" if len(ours) > 1 else None
+        rivals = [mean for row, mean in zip(rows, means, strict=True) if not row.reference]
+        best, _ = best_two(rivals, lower, BEST_AT.get(metric))
         for line, row, mean in zip(lines, rows, means, strict=True):
             cell = _cell(row, metric)
-            line.append(f"**{cell}**" if best is not None and not row.reference and mean is not None and f"{mean:.4f}" == best else cell)
-    return markdown(heading, lines, numbers=len(lower_better))
-
-
-def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]], numbers: int = 0) -> str:
-    """A padded Markdown table; its last `numbers` columns are set to the right."""
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in [heading, *lines]]
-    widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(heading))]
-    right = [column >= len(heading) - numbers for column in range(len(heading))]
-    rule = "".join(f"|{'-' * (width + 1)}{':' if aligned else '-'}" for width, aligned in zip(widths, right, strict=True)) + "|"
-    text = []
-    for line in cells:
-        padded = [cell.rjust(width) if aligned else cell.ljust(width) for cell, width, aligned in zip(line, widths, right, strict=True)]
-        text.append(f"| {' | '.join(padded)} |")
-    return "\n".join([text[0], rule, *text[1:]])
+            line.append(f"**{cell}**" if number(mean) == best and not row.reference else cell)
+    return markdown_text(heading, lines, numbers=len(lower_better))
 
 
 def csv_table(rows: Sequence[Row], lower_better: Mapping[str, bool]) -> str:
@@ -111,22 +99,18 @@ def csv_table(rows: Sequence[Row], lower_better: Mapping[str, bool]) -> str:
     notes = list(dict.fromkeys(name for row in rows for name in row.notes))
     several = any(len(row.scores) > 1 for row in rows)
     metrics = [column for metric in lower_better for column in ([metric, f"{metric}_sd"] if several else [metric])]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["variant", "what", *notes, "runs", *metrics, "failure"])
+    lines = []
     for row in rows:
         numbers = []
         for metric in lower_better:
             mean, values = row.mean(metric), row.values(metric)
-            numbers.append("" if mean is None else repr(mean))
+            numbers.append(mean)
             if several:
-                numbers.append(repr(statistics.stdev(values)) if mean is not None and len(values) > 1 else "")
-        writer.writerow([row.label, row.what, *(row.notes.get(name, "") for name in notes), len(row.scores), *numbers, row.failure or ""])
-    return buffer.getvalue()
+                numbers.append(statistics.stdev(values) if mean is not None and len(values) > 1 else None)
+        lines.append([row.label, row.what, *(row.notes.get(name) for name in notes), len(row.scores), *numbers, row.failure])
+    return csv_text(["variant", "what", *notes, "runs", *metrics, "failure"], lines)
 
 
 def _cell(row: Row, metric: str) -> str:
     mean, values = row.mean(metric), row.values(metric)
-    if mean is None:
-        return "–"
-    return f"{mean:.4f} ± {statistics.stdev(values):.4f}" if len(values) > 1 else f"{mean:.4f}"
+    return f"{mean:.4f} ± {statistics.stdev(values):.4f}" if mean is not None and len(values) > 1 else number(mean)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scoring.tables import markdown_text
+
 
 def markdown(report: Mapping[str, Any]) -> str:
     """All that was found."""
@@ -10,13 +12,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = ["# GPU check", "", f"`{header['command']}`", "", verdict(report), ""]
     if header["bases"] == "small":
         lines += ["All of it in small, with small stand-ins for every base: what it says of speed and memory is nothing of real sizes.", ""]
-    lines += table([(name, value) for name, value in header.items() if name != "command"], ("", ""))
+    lines.append(_table(("", ""), [(name, value) for name, value in header.items() if name != "command"]))
     lines += ["", "## Steps", ""]
     facts = [(step["name"], step["status"], step["seconds"], step["limit"], step["reason"]) for step in steps]
-    lines += table(facts, ("step", "status", "s", "limit (s)", "reason"))
+    lines.append(_table(("step", "status", "s", "limit (s)", "reason"), facts))
     for step in steps:
         if step["rows"]:
-            lines += ["", f"## {step['title']}", "", f"`{step['name']}`", "", *rows_table(step["rows"])]
+            lines += ["", f"## {step['title']}", "", f"`{step['name']}`", "", rows_table(step["rows"])]
     return "\n".join(lines) + "\n"
 
 
@@ -31,7 +33,7 @@ def verdict(report: Mapping[str, Any]) -> str:
     return "; ".join(said) + "."
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a row; a column for every heading that any of them has, and notes where there are some."""
     headings = list(dict.fromkeys(heading for row in rows for heading in row["values"]))
     notes = any(row["note"] or row["status"] != "ok" for row in rows)
@@ -39,19 +41,17 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         note = row["note"] if row["status"] == "ok" else f"**{row['status']}**: {row['note']}"
         body.append([row["what"], *(row["values"].get(heading, "") for heading in headings), *([note] if notes else [])])
-    return table(body, ["", *headings, *(["note"] if notes else [])])
+    return _table(["", *headings, *(["note"] if notes else [])], body)
 
 
-def table(rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> list[str]:
-    """Markdown."""
-    lines = [headings, ["---"] * len(headings), *([shown(value) for value in row] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    return markdown_text(headings, [[shown(value) for value in row] for row in rows], padded=False)
 
 
 def shown(value: Any) -> str:
-    """A value in a cell: four digits, a dash for None, and nothing that ends the cell."""
+    """A value in a cell: four digits, a dash for None, and text in one line."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return " ".join(str(value).split())

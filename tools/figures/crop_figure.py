@@ -7,8 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from tools.figures.figures import PICTURE_DPI, draw_picture, fitting_size, place, save_figure
+from tools.figures.figures import PICTURE_DPI, add_axes, draw_picture, fitting_size, save_figure
 
 GAP = 0.035
 FONT_SIZE, LINE = 7.0, 0.13
@@ -89,8 +92,6 @@ def draw_crops(stem: Path, blocks: Sequence[Block], width: float, rows: int | No
 
     rows: of crops beside each picture; None: one for up to three crops, else two. Raises ValueError for boxes and labels that do not fit.
     """
-    from matplotlib.figure import Figure
-
     lines = 1 + max(text.count("\n") for block in blocks for text in (block.title, *block.crops))
     for block in blocks:
         check_box(block.box, block.whole, block.title)
@@ -109,10 +110,8 @@ def draw_crops(stem: Path, blocks: Sequence[Block], width: float, rows: int | No
     return save_figure(figure, stem, ("pdf", "svg", "png"), PICTURE_DPI)
 
 
-def _draw_block(figure, block: Block, layout: Layout, top: float, size: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes = place(figure, MARGIN, top, *layout.whole)
+def _draw_block(figure: Figure, block: Block, layout: Layout, top: float, size: float) -> None:
+    axes = add_axes(figure, MARGIN, top, *layout.whole)
     draw_picture(axes, block.whole, layout.whole[0])
     left, upper, width, height = block.box
     for colour, line in (("white", 1.8), (BOX_COLOUR, 1.0)):  # the white rim shows it on red
@@ -122,12 +121,12 @@ def _draw_block(figure, block: Block, layout: Layout, top: float, size: float) -
         row, column = divmod(number, layout.columns)
         x = MARGIN + layout.whole[0] + GAP + column * (layout.crop[0] + GAP)
         y = top + row * (layout.height + GAP) / layout.rows
-        axes = place(figure, x, y, *layout.crop)
+        axes = add_axes(figure, x, y, *layout.crop)
         draw_picture(axes, picture[upper : upper + height, left : left + width], layout.crop[0])
         _label(axes, label, size)
 
 
-def _label(axes, text: str, size: float) -> None:
+def _label(axes: Axes, text: str, size: float) -> None:
     """Centred below the picture; no frame, which would hide its outermost pixels."""
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -1,12 +1,14 @@
-"""Training curves: read from the logs of runs, drawn beside each other, and kept as numbers."""
+"""Training curves: read from the logs of runs, drawn beside each other, and kept as numbers. tools/plot_runs.py draws any runs'."""
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from scoring.tables import csv_text
 from tools.figures.figures import COLOURS, save_figure
 
 Curves = dict[str, dict[int, float]]
@@ -55,12 +57,11 @@ def _text(log: Path) -> str:
 
 def write_curves_csv(file: Path, runs: Mapping[str, Sequence[Curves]]) -> None:
     """One number a line: variant, run (from 0), name, iteration, value."""
-    with open(file, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["variant", "run", "name", "iteration", "value"])
-        for label, several in runs.items():
-            for run, curves in enumerate(several):
-                writer.writerows([label, run, name, i, repr(value)] for name, points in curves.items() for i, value in points.items())
+    lines = []
+    for label, several in runs.items():
+        for run, curves in enumerate(several):
+            lines += [(label, run, name, i, value) for name, points in curves.items() for i, value in points.items()]
+    file.write_text(csv_text(["variant", "run", "name", "iteration", "value"], lines), encoding="utf-8", newline="")
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
@@ -75,8 +76,6 @@ def draw_curves(stem: Path, runs: Mapping[str, Sequence[Curves]], title: str, ch
 
     Every value is drawn faintly, and its running mean over it. Returns the files; none where there is nothing to draw.
     """
-    from matplotlib.figure import Figure
-
     names = {name for several in runs.values() for curves in several for name in curves}
     panels = list(chosen or [name for name in TITLES if name in names] + sorted(name for name in names if "/" in name))
     if not panels:
@@ -100,7 +99,7 @@ def draw_curves(stem: Path, runs: Mapping[str, Sequence[Curves]], title: str, ch
     return save_figure(figure, stem)
 
 
-def _line(axis, points: Mapping[int, float], number: int, label: str | None) -> None:
+def _line(axis: Axes, points: Mapping[int, float], number: int, label: str | None) -> None:
     known = [(iteration, value) for iteration, value in points.items() if np.isfinite(value)]
     if not known:
         return
@@ -112,8 +111,6 @@ def _line(axis, points: Mapping[int, float], number: int, label: str | None) -> 
 
 def draw_sizes(stem: Path, sizes: Mapping[str, float], means: Mapping[str, Mapping[str, float | None]], title: str) -> list[Path]:
     """stem.png and stem.svg: every metric against the size of the discriminator (label -> M parameters), points labelled, as Fig. 3."""
-    from matplotlib.figure import Figure
-
     order = sorted(sizes, key=lambda label: sizes[label])
     metrics = [
         name for name in dict.fromkeys(n for label in order for n in means[label]) if all(means[x].get(name) is not None for x in order)
@@ -132,3 +129,44 @@ def draw_sizes(stem: Path, sizes: Mapping[str, float], means: Mapping[str, Mappi
         axis.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
     return save_figure(figure, stem)
+
+
+def find_log(run: str) -> Path:
+    """The log of a training's folder. Raises ValueError where there is none, or more than one that it could be."""
+    path = Path(run)
+    if path.is_file():
+        return path
+    own = path / f"train_{path.resolve().name}.log"
+    found = [own] if own.is_file() else sorted(path.glob("train_*.log"))
+    if len(found) != 1:
+        what = "holds several logs; name one of them" if found else "holds no train_NAME.log of a training"
+        raise ValueError(f"{run}: {what}")
+    return found[0]
+
+
+def labels_of(logs: Sequence[Path]) -> list[str]:
+    """Names of the runs; where two are called alike, their whole paths."""
+    names = [log.stem.removeprefix("train_") for log in logs]
+    return [name if names.count(name) == 1 else str(log.parent) for name, log in zip(names, logs, strict=True)]
+
+
+def plot_runs(runs: Sequence[str], out: Path, title: str, names: Sequence[str] | None) -> list[Path]:
+    """curves.png, curves.svg and curves.csv in `out`, of trainings' folders or logs. Returns the files.
+
+    names: what to draw of the numbers in the logs; None: what `draw_curves` chooses. Raises ValueError for what is not there.
+    """
+    logs = [find_log(run) for run in runs]
+    labels = labels_of(logs)
+    if len(set(labels)) < len(labels):
+        raise ValueError("a run is named twice")
+    curves = {label: [read_curves(log)] for label, log in zip(labels, logs, strict=True)}
+    empty = [str(log) for label, log in zip(labels, logs, strict=True) if not curves[label][0]]
+    if empty:
+        raise ValueError(f"{empty[0]}: no line of numbers yet")
+    known = dict.fromkeys(name for (run,) in curves.values() for name in run)
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise ValueError(f"--names: no run has {unknown[0]!r}; known: {', '.join(known)}")
+    out.mkdir(parents=True, exist_ok=True)
+    write_curves_csv(out / "curves.csv", curves)
+    return [*draw_curves(out / "curves", curves, title, names), out / "curves.csv"]

@@ -15,7 +15,7 @@ from data.image_io import read_image, to_tensor
 from losses.ea_dists import EdgeAware
 from losses.perceptual import build_perceptual
 from losses.settings import PerceptualSettings
-from tools.figures.figures import PICTURE_DPI, draw_picture, fitting_size, place, save_figure
+from tools.figures.figures import PICTURE_DPI, add_axes, draw_picture, fitting_size, save_figure
 
 GAP, MARGIN = 0.03, 0.01
 FONT_SIZE, LINE, SIDE = 7.0, 0.15, 0.16
@@ -121,7 +121,7 @@ def draw_feature_maps(stem: Path, rows: dict[str, Rows], taps: Sequence[str], wi
     top = MARGIN + LINE
     for number, (kind, height, pictures) in enumerate(zip(kinds, heights, grids, strict=True)):
         for column, picture in enumerate(pictures):
-            axes = place(figure, MARGIN + SIDE + column * (cell + GAP), top, cell, height)
+            axes = add_axes(figure, MARGIN + SIDE + column * (cell + GAP), top, cell, height)
             draw_picture(axes, picture, cell)
             axes.set_frame_on(False)
             if number == 0:

@@ -1,6 +1,5 @@
 """Fig. 2 of D3SR (Fig. 3 of DFOSD): what a discriminator's trunk makes of real and of generated latents, brought down to two dimensions."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from scoring.tables import csv_text
 from tools.figures.figures import COLOURS, PICTURE_DPI, save_figure
 
 NEIGHBOURS, REGULARIZATION = 12, 1e-3
@@ -106,16 +106,14 @@ def draw_clouds(stem: Path, clouds: Sequence[Cloud], width: float) -> list[Path]
             if column == 0:
                 axes[row, column].set_ylabel(name, fontsize=8)
             for point, is_real, image in zip(points, cloud.is_real, cloud.names * 2, strict=True):
-                lines.append([cloud.timestep, name, KINDS[bool(is_real)][0], image, *map(repr, map(float, point))])
+                lines.append([cloud.timestep, name, KINDS[bool(is_real)][0], image, *map(float, point)])
     handles = [Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4) for _, colour, marker in KINDS.values()]
     labels = [f"latents of {kind} pictures" for kind, _, _ in KINDS.values()]
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     files = save_figure(figure, stem, ("pdf", "svg", "png"), PICTURE_DPI)
-    with open(stem.with_name(f"{stem.name}.csv"), "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["timestep", "reduction", "kind", "image", "x", "y"])
-        writer.writerows(lines)
-    return [*files, stem.with_name(f"{stem.name}.csv")]
+    table = stem.with_name(f"{stem.name}.csv")
+    table.write_text(csv_text(["timestep", "reduction", "kind", "image", "x", "y"], lines), encoding="utf-8", newline="")
+    return [*files, table]
 
 
 def _scatter(axes, points: np.ndarray, is_real: np.ndarray) -> None:

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, told apart by colour-blind readers; a second round gets dashes."""
@@ -18,10 +23,8 @@ FILL = 0.95
 """Of its room a label may take this much: what draws it rounds the widths of letters."""
 
 
-def save_figure(figure, stem: Path, endings: Sequence[str] = ("png", "svg"), dpi: int = 130) -> list[Path]:
+def save_figure(figure: Figure, stem: Path, endings: Sequence[str] = ("png", "svg"), dpi: int = 130) -> list[Path]:
     """Writes stem.ENDING for every ending; dpi is that of pixels, also of those inside SVG and PDF. Missing folders are created."""
-    import matplotlib
-
     files = [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
     stem.parent.mkdir(parents=True, exist_ok=True)
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -31,7 +34,7 @@ def save_figure(figure, stem: Path, endings: Sequence[str] = ("png", "svg"), dpi
     return files
 
 
-def place(figure, left: float, top: float, width: float, height: float):
+def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Axes without ticks, placed in inches from the figure's upper left corner."""
     across, down = figure.get_size_inches()
     axes = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
@@ -40,7 +43,7 @@ def place(figure, left: float, top: float, width: float, height: float):
     return axes
 
 
-def draw_picture(axes, picture: np.ndarray, width: float) -> None:
+def draw_picture(axes: Axes, picture: np.ndarray, width: float) -> None:
     """uint8 (h, w, 3) on axes of `width` inches; its coordinates there are those of its pixels.
 
     Small pictures are enlarged to squares, so that no viewer smoothes them; large ones are shrunk to what PICTURE_DPI can show.
@@ -56,9 +59,6 @@ def draw_picture(axes, picture: np.ndarray, width: float) -> None:
 
 def text_width(text: str, size: float) -> float:
     """Inches that the longest line of a text takes at `size` points."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
     lines = [line for line in text.split("\n") if line.strip()]
     return max((TextPath((0, 0), line, size=size, prop=FontProperties()).get_extents().width / 72 for line in lines), default=0.0)
 

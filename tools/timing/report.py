@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scoring.tables import markdown_text
+
 Results = Mapping[str, Any]
 
 COLUMNS = {
@@ -20,12 +22,10 @@ COLUMNS = {
 """Key of a row -> heading and format."""
 
 
-def table(rows: Sequence[Results], columns: Mapping[str, tuple[str, str]]) -> list[str]:
+def table(rows: Sequence[Results], columns: Mapping[str, tuple[str, str]]) -> str:
     """Markdown; a value that was not measured is a dash."""
-    lines = [[heading for heading, _ in columns.values()], ["---"] * len(columns)]
-    for row in rows:
-        lines.append(["-" if row[key] is None else form.format(row[key]) for key, (_, form) in columns.items()])
-    return [f"| {' | '.join(line)} |" for line in lines]
+    lines = [["-" if row[key] is None else form.format(row[key]) for key, (_, form) in columns.items()] for row in rows]
+    return markdown_text([heading for heading, _ in columns.values()], lines, padded=False)
 
 
 def markdown(results: Results) -> str:
@@ -36,13 +36,13 @@ def markdown(results: Results) -> str:
         rates = ", ".join(f"{name} {rate:.1f}" for name, rate in limit.items())
         lines += [f"The device's limit in GMACs per second, measured in the same run: {rates}.", ""]
     if results["rows"]:
-        lines += [*table(results["rows"], COLUMNS), ""]
+        lines += [table(results["rows"], COLUMNS), ""]
         rounds = f"Medians of {results['repeats']} rounds, in each of which every variant had its turn; ratios within a round."
         lines += [f"{rounds} Seconds of the {results['clock']} clock.", ""]
     for title, part in results["parts"].items():
         first = part["rows"][0]
         columns = {key: (heading, "{:.3f}" if isinstance(first[key], float) else "{}") for key, heading in part["columns"].items()}
-        lines += [f"## {title}", "", *table(part["rows"], columns), "", *([part["note"], ""] if part["note"] else [])]
+        lines += [f"## {title}", "", table(part["rows"], columns), "", *([part["note"], ""] if part["note"] else [])]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Folders of several methods' results of the same pictures, matched by name with each other and with HR."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,19 +57,6 @@ def match_folders(
     missing = {label: [name for name in reference if name not in found] for label, found in files.items()}
     extra = {label: odd[label] + [name for name in found if name not in reference] for label, found in files.items()}
     return ResultSets(names, files, missing, extra)
-
-
-def assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """Texts NAME=VALUE of a command line's option, each name once, as a mapping. Raises ValueError for anything else."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{option}: expected NAME=VALUE, got {text!r}")
-        if name in found:
-            raise ValueError(f"{option}: {name} is named twice")
-        found[name] = value
-    return found
 
 
 def enlarged(lr: np.ndarray, size: tuple[int, int]) -> np.ndarray:

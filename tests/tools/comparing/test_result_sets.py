@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.image_io import write_image
-from scoring.result_sets import Crop, check_sizes, match_folders
+from tools.comparing.result_sets import Crop, check_sizes, match_folders
 
 
 def folder(root: Path, *names: str, size: tuple[int, int] = (6, 8)) -> Path:

@@ -1,0 +1,59 @@
+"""Tables as text: Markdown and CSV, how a number is written, and which of a column's numbers is the best."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+MISSING = "–"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number as tables show it; a dash for None."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def direction(lower_better: bool, best_at: float | None = None) -> tuple[str, str]:
+    """Where a metric's better end is, as a sign behind its name and in words. best_at: the value that no other is better than, if any."""
+    if best_at is not None:
+        return f"→ {best_at:g}", f"{best_at:g} is best"
+    return ("↓", "lower is better") if lower_better else ("↑", "higher is better")
+
+
+def best_two(values: Iterable[float | None], lower_better: bool, best_at: float | None = None) -> tuple[str | None, str | None]:
+    """The best and the second best of several values, as `number` writes them, so what looks the same is marked the same.
+
+    None where there is nothing to be told apart: a single value has no best, two have no second best. best_at: as for `direction`; then
+    the nearest to it is the best.
+    """
+    known = [value for value in values if value is not None]
+    if best_at is not None:
+        known.sort(key=lambda value: abs(value - best_at))
+    else:
+        known.sort(reverse=not lower_better)
+    shown = [*dict.fromkeys(map(number, known)), None]
+    return (shown[0] if len(known) > 1 else None), (shown[1] if len(known) > 2 else None)
+
+
+def markdown_text(heading: Sequence[str], lines: Iterable[Sequence[str]], numbers: int = 0, *, padded: bool = True) -> str:
+    """A Markdown table, padded so that it also reads well in a terminal; its last `numbers` columns are set to the right."""
+    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in line] for line in [heading, *lines]]
+    if not padded:
+        return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], ["---"] * len(heading), *cells[1:]])
+    widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(heading))]
+    to_right = [column >= len(heading) - numbers for column in range(len(heading))]
+    rule = "".join(f"|{'-' * (width + 1)}{':' if right else '-'}" for width, right in zip(widths, to_right, strict=True)) + "|"
+    text = []
+    for line in cells:
+        filled = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, to_right, strict=True)]
+        text.append(f"| {' | '.join(filled)} |")
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def csv_text(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A CSV table; None is an empty cell, and a float has every digit."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(lines)
+    return buffer.getvalue()
