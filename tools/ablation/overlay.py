@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from options.d3sr import TrainOptions
-from options.schema import OptionsError, Place, Section, build, dump
+from options.schema import Location, OptionsError, Section, build, dump
 from options.yaml_files import read_options
 
 DISCRIMINATOR = "network_d.pretrained"
@@ -59,10 +59,10 @@ def read_base(path: str | Path, force_yml: Iterable[str], iterations: int | None
             holder, name = _holder(section, key)
             if holder is None or holder.get(name) is None or is_forced(section, key):
                 continue
-            value, place = holder[name], holder.sources[name]
+            value, location = holder[name], holder.sources[name]
             scaled = [n * iterations // before for n in value] if isinstance(value, list) else value * iterations // before
-            holder.put(name, scaled, place)
-        _put(section, "train.total_iter", iterations, Place("--iterations"))
+            holder.put(name, scaled, location)
+        _put(section, "train.total_iter", iterations, Location("--iterations"))
         build(TrainOptions, section, str(path))
     return Base(Path(path), section)
 
@@ -84,16 +84,17 @@ def lay_over(path: str | Path, base: Base, stand_ins: Mapping[str, str | None] |
     known, files = _files(base.section), _files(section)
     if not known & files:
         raise OptionsError(f"{path}: has no base file in common with {base.path}; say `base: {base.path.name}`, or that file's base")
-    own = {key: (value, place) for key, value, place in _leaves(section) if key != "name" and Path(place.file).resolve() not in known}
+    leaves = [leaf for leaf in _leaves(section) if leaf[0] != "name" and Path(leaf[2].file).resolve() not in known]
+    own = {key: (value, location) for key, value, location in leaves}
     _choose_discriminator(own, section, base, stand_ins, str(path))
     laid = copy.deepcopy(base.section)
     varied = {}
-    for key, (value, place) in own.items():
+    for key, (value, location) in own.items():
         replaced = _replaced(value, stand_ins or {})
         holder, name = _holder(laid, key)
         if holder is None or name not in holder or holder[name] != replaced:
             varied[key] = replaced
-        _put(laid, key, replaced, place)
+        _put(laid, key, replaced, location)
     options = build(TrainOptions, laid, str(path))
     start, end = options.train.adversarial_start, options.train.total_iter
     if options.network_d.type != "none" and start >= end:
@@ -135,8 +136,8 @@ def without_defaults(value: Any) -> Any:
 def _choose_discriminator(own: dict[str, Any], section: Section, base: Base, stand_ins: Mapping[str, str | None] | None, file: str) -> None:
     """Settles in `own` which model the discriminator starts from."""
     theirs, ours = section["network_d"], base.section["network_d"]
-    model, place = theirs.get("pretrained"), theirs.sources.get("pretrained")
-    if theirs.get("type") == "none" or model is None or place == ours.sources.get("pretrained"):
+    model, location = theirs.get("pretrained"), theirs.sources.get("pretrained")
+    if theirs.get("type") == "none" or model is None or location == ours.sources.get("pretrained"):
         return
     if stand_ins is None:
         for key in (DISCRIMINATOR, *BELONGING_TO_IT):
@@ -153,7 +154,7 @@ def _choose_discriminator(own: dict[str, Any], section: Section, base: Base, sta
         )
     for key in BELONGING_TO_IT:
         own.pop(key, None)
-    own[DISCRIMINATOR] = stand_in, place
+    own[DISCRIMINATOR] = stand_in, location
 
 
 def _stand_in(name: str, stand_ins: Mapping[str, str | None]) -> str | None:
@@ -175,7 +176,7 @@ def _replaced(value: Any, stand_ins: Mapping[str, str | None]) -> Any:
     return value
 
 
-def _leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, Place]]:
+def _leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, Location]]:
     for key, value in section.items():
         if isinstance(value, Section):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -185,7 +186,7 @@ def _leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Any, Plac
 
 def _files(section: Section) -> set[Path]:
     """The option files that say something in a section."""
-    return {Path(place.file).resolve() for _, _, place in _leaves(section) if not place.file.startswith("--")}
+    return {Path(location.file).resolve() for _, _, location in _leaves(section) if not location.file.startswith("--")}
 
 
 def _holder(section: Section, dotted: str) -> tuple[Section | None, str]:
@@ -197,10 +198,10 @@ def _holder(section: Section, dotted: str) -> tuple[Section | None, str]:
     return (holder if isinstance(holder, Section) else None), name
 
 
-def _put(section: Section, dotted: str, value: Any, place: Place) -> None:
+def _put(section: Section, dotted: str, value: Any, location: Location) -> None:
     *parents, name = dotted.split(".")
     for parent in parents:
         if not isinstance(section.get(parent), Section):
-            section.put(parent, Section(), place)
+            section.put(parent, Section(), location)
         section = section[parent]
-    section.put(name, value, place)
+    section.put(name, value, location)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from scoring.tables import markdown_text
 
 Results = Mapping[str, Any]
@@ -48,12 +50,8 @@ def markdown(results: Results) -> str:
 
 def plot(results: Results, file: Path) -> None:
     """Seconds per image against the side of the output, one line for each variant; and against each other those of the scaling."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    figure = Figure(figsize=(7, 4.5))
+    axes = figure.subplots()
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in results["rows"]:
         curves.setdefault(row["variant"], []).append((row["size"], row["seconds"]))
@@ -70,4 +68,3 @@ def plot(results: Results, file: Path) -> None:
         axes.legend()
     figure.tight_layout()
     figure.savefig(file, dpi=120)
-    pyplot.close(figure)
