@@ -16,7 +16,8 @@ from engine.failures import first_line
 from models.generator import Generator
 from restoring.pictures import restore_picture
 from scoring.metrics import Metric
-from scoring.report import BICUBIC, HR, OURS, ImageScores, mean_scores, picture_sheet, score_image
+from scoring.report import ImageScores, mean_scores, picture_sheet, score_image
+from scoring.tables import BICUBIC, HR, OURS
 
 SHEET_ROWS = 6
 NAMED = 3

@@ -5,13 +5,13 @@ from torch import Tensor
 
 from losses.settings import PerceptualSettings
 
-LUMA_BT601 = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 SOBEL_MODES = ("channel", "grey")
 
 
 def luma(images: Tensor) -> Tensor:
     """BT.601 luma of RGB images: (N, 3, H, W) -> float32 (N, 1, H, W), same range."""
-    return sum(weight * images[:, index : index + 1].float() for index, weight in enumerate(LUMA_BT601))
+    return sum(weight * images[:, index : index + 1].float() for index, weight in enumerate(LUMA))
 
 
 def sobel_gradients(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional
 
+from restoring.arrays import LUMA
 from restoring.tiling import Picture
 
 
@@ -49,7 +50,7 @@ def ycbcr(sr: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     sr, reference: (N, 3, H, W) float of one range. With equal Cb and Cr two colours differ by their luma in every channel, so no
     conversion there and back is needed.
     """
-    weights = sr.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    weights = sr.new_tensor(LUMA).view(1, 3, 1, 1)
     return reference + ((sr - reference) * weights).sum(1, keepdim=True)
 
 

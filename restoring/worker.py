@@ -13,7 +13,8 @@ from restoring.jobs import SHEETS, Job, JobSet, made_by
 from restoring.pictures import Restoration, as_rgb8, enlarge_array, restore_with_alpha
 from scoring.metrics import Metric
 from scoring.page import PageEntry, page_entry
-from scoring.report import BICUBIC, HR, OURS, ImageScores, comparison_sheet, middle, score_image
+from scoring.report import ImageScores, comparison_sheet, middle, score_image
+from scoring.tables import BICUBIC, HR, OURS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from scoring.folder_metric import FOLDER_METRICS, FolderMetric, build_folder_met
 from scoring.looks import LOOKS
 from scoring.metric_weights import FILES, how_to_get, read_record, sha256_of, state_of
 from scoring.metrics import Metric, build_metric
-from scoring.report import HR, ImageScores, MethodScores, score_image, score_picture
+from scoring.report import ImageScores, MethodScores, score_image, score_picture
+from scoring.tables import HR
 
 TITLES = {
     "psnr": "PSNR-Y",

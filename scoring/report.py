@@ -14,9 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.whole_files import write_text
 from scoring.metrics import Metric
-from scoring.tables import best_two, csv_text, direction, markdown_text, number
+from scoring.tables import HR, OURS, best_two, csv_text, direction, markdown_text, number
 
-OURS, HR, BICUBIC = "ours", "HR", "bicubic"
 PAPER_WHITE, INK = (255, 255, 255), (34, 34, 34)
 GAP = 8
 MAX_FONT = 40

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+OURS, BICUBIC, HR = "ours", "bicubic", "HR"  # labels of what is compared
 MISSING = "–"
 
 

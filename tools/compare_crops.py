@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.comparing.arguments import HR, LR, named_folders
+from scoring.tables import HR
+from tools.comparing.arguments import LR, named_folders
 
 AUTO = "auto"
 

@@ -21,7 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scoring.metric_weights import use_cache
-from tools.comparing.arguments import BICUBIC, HR, LR, assignments, named_folders
+from scoring.tables import BICUBIC, HR
+from tools.comparing.arguments import LR, assignments, named_folders
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

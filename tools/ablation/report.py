@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scoring.tables import MISSING, markdown_text
+from scoring.tables import BICUBIC, MISSING, markdown_text
 from tools.ablation.tables import Row, csv_table, markdown_table
 from tools.figures import curves
 
@@ -37,7 +37,7 @@ def write_report(out: Path, rows: Sequence[Row], title: str, protocol: Sequence[
     table = [replace(row, notes={"discriminator": f"{sizes[row.label]:.2f} M" if row.label in sizes else MISSING}) for row in rows]
     if scores and scores[0].bicubic:
         reference = replace(scores[0], mean=scores[0].bicubic)
-        table.append(Row(label="bicubic", what="no network", scores=[reference], reference=True))
+        table.append(Row(label=BICUBIC, what="no network", scores=[reference], reference=True))
     logs = {row.label: [curves.read_curves(log) for log in row.logs] for row in rows}
     curves.write_curves_csv(out / "curves.csv", logs)
     figures = curves.draw_curves(out / "curves", logs, title)

@@ -11,10 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.whole_files import write_text
-from scoring.report import OURS
+from scoring.tables import BICUBIC, OURS
 from tools.ablation.tables import CheckpointScores
 
-BICUBIC = "bicubic"
 POLL = 0.5
 PATIENCE = 120
 """Seconds: between two looks at a process, and for it to save and end after Ctrl-C."""

@@ -3,7 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-HR, LR, BICUBIC = "HR", "LR", "bicubic"
+from scoring.tables import HR
+
+LR = "LR"
 
 
 def assignments(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from data.image_io import read_image
-from tools.comparing.arguments import BICUBIC, HR, LR
+from scoring.tables import BICUBIC, HR
+from tools.comparing.arguments import LR
 from tools.comparing.result_sets import ResultSets, enlarged, match_folders
 from tools.figures.crop_figure import Block, Box, busiest_box, draw_crops
 

@@ -13,7 +13,8 @@ from engine.distributed import choose_device
 from restoring.jobs import OVERVIEW, SHEETS
 from scoring.methods import DEFAULT, WITH_HR, AvailableMetrics, find_metrics, score_folders, score_pictures
 from scoring.score_report import write_scores
-from tools.comparing.arguments import BICUBIC, HR, LR
+from scoring.tables import BICUBIC, HR
+from tools.comparing.arguments import LR
 from tools.comparing.result_sets import Crop, ResultSets, check_sizes, enlarged, match_folders
 
 

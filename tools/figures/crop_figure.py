@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from restoring.arrays import LUMA
 from tools.figures.figures import PICTURE_DPI, add_axes, draw_picture, fitting_size, save_figure
 
 GAP = 0.035
 FONT_SIZE, LINE = 7.0, 0.13
 BOX_COLOUR = "#E6002D"
 MARGIN = 0.01
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 Box = tuple[int, int, int, int]
 """left, top, width, height in pixels."""
@@ -52,7 +52,7 @@ def busiest_box(pictures: Sequence[np.ndarray], width: int, height: int) -> Box:
     across, down = pictures[0].shape[1], pictures[0].shape[0]
     if width > across or height > down:
         raise ValueError(f"a box of {width}x{height} pixels does not fit into a picture of {across}x{down}")
-    luma = np.stack([picture.astype(np.float32) @ LUMA for picture in pictures])
+    luma = np.stack([picture.astype(np.float32) @ np.float32(LUMA) for picture in pictures])
     spread = luma.var(axis=0) if len(pictures) > 1 else (luma[0] - cv2.blur(luma[0], (9, 9))) ** 2
     sums = cv2.integral(spread.astype(np.float64))
     windows = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
