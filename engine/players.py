@@ -4,8 +4,8 @@ import dataclasses
 
 import torch
 
-from engine.balance import AdversarialBalance
 from engine.distributed import World, dtype_of, shard_frozen
+from engine.objectives import AdversarialBalance
 from engine.optimization import MovingAverage, build_adamw
 from engine.run import Run
 from models.discriminator import Discriminator, build_discriminator

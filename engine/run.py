@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from engine.balance import AdversarialBalance
 from engine.checkpoint import copy_tensors, prune, read_optimizer, read_tensors, read_values, save_state
 from engine.health import not_finite
+from engine.objectives import AdversarialBalance
 from engine.optimization import MovingAverage, clip_gradients, load_moments, update
 from models.discriminator import Discriminator
 from models.generator import Generator

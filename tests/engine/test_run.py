@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.balance import AdversarialBalance
 from engine.checkpoint import newest_intact_state
+from engine.objectives import AdversarialBalance
 from engine.optimization import MovingAverage, build_adamw
 from engine.run import PATIENCE, Run, resume_run, save_best, save_metrics, save_run
 from models.generator import load_generator

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from engine.balance import LARGEST, AdversarialBalance
+from engine.objectives import LARGEST, AdversarialBalance
 
 CPU = torch.device("cpu")
 
