@@ -96,6 +96,7 @@ def test_a_base_of_unknown_sizes(base: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert "M trained" in text
 
 
+@pytest.mark.slow
 def test_random_weights() -> None:
     text = described("network_g.pretrained=random:small-sd", "network_g.vae=random:small-taesd", "network_g.train=lora")
     assert "nothing is missing" in text and "activations" in text and text.count("random weights") == 2
@@ -121,6 +122,7 @@ def test_effective_batch(batch: BatchPlan, said: str, base: str) -> None:
     assert said in networks(GeneratorPlan(source=base), batch=batch)
 
 
+@pytest.mark.slow
 def test_options_change_the_memory(base: str) -> None:
     def memory(**options: object) -> dry_run.Memory:
         batch = BatchPlan(**{"gt_size": 512, "per_process": 2, "precision": "fp32", **options})
@@ -138,6 +140,7 @@ def test_options_change_the_memory(base: str) -> None:
     assert saving.unet == plain.unet and saving.judging.kept < plain.judging.kept
 
 
+@pytest.mark.slow
 def test_a_spread_discriminator_takes_less_where_the_processes_are_known(base: str) -> None:
     def frozen(shard: bool, processes: int | None) -> int:
         batch = BatchPlan(gt_size=64, per_process=1, processes=processes, shard=shard)

@@ -17,6 +17,8 @@ from tools.checks import common, correctness, iteration, restoring, small_model,
 from tools.checks.common import Setting, attempt, row
 from tools.checks.report import markdown, shown
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(gpu_check.__file__).resolve().parents[1]
 WRITE = """
 import json, os, subprocess, sys, time
