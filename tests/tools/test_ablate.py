@@ -415,6 +415,7 @@ def test_variants_are_trained_scored_and_compared_once(lab: Path, tmp_path: Path
     assert [line for line in before.splitlines() if "nowhere" not in line] == again
 
 
+@pytest.mark.slow
 def test_the_same_training_is_not_done_again_nor_for_missing_scores(lab: Path, tmp_path: Path, launches: Launches) -> None:
     launches.append("not the first")
     one = arguments(lab, tmp_path, "loss_lpips", "disc_nad_sd21", forced=["network_d.type=none"])
