@@ -19,6 +19,8 @@ import torch
 
 from tests.fake_cuda.cases import CASES, TILES, VALIDATED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 HALVES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 

@@ -222,6 +222,7 @@ def test_a_fast_vae_of_another_latent_space_is_a_mistake(option_file, tmp_path, 
     assert "fast_vae needs one that was made for the generator's base" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fast_vae_restores_and_is_named_among_the_settings(tmp_path):
     run = release(tmp_path / "run", write_sd_base(tmp_path / "base"))
     taesd = write_taesd(tmp_path / "taesd")

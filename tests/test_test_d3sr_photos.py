@@ -159,6 +159,7 @@ def script(option_file: Path, inputs: Path, output: Path, *changes: str, launche
     ]
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_gives_the_same_files(option_file, tmp_path):
     for index in range(5):
         write_image(tmp_path / f"in/{index}.png", noise(9 + index, 7, index))
@@ -172,6 +173,7 @@ def test_any_number_of_processes_gives_the_same_files(option_file, tmp_path):
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two") and len(hashes(tmp_path / "one")) == 5
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(option_file, tmp_path):
     for index in range(60):
         write_image(tmp_path / f"in/{index}.png", noise(160, 160, index))
@@ -226,6 +228,7 @@ def peak_memory(option_file: Path, side: int, folder: Path) -> int:
     return int(done.stdout.split()[-1]) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in other units elsewhere")
 def test_memory_is_bounded_by_the_tile(option_file, tmp_path):
     small, large = (peak_memory(option_file, side, tmp_path) for side in (1024, 4096))
@@ -233,6 +236,7 @@ def test_memory_is_bounded_by_the_tile(option_file, tmp_path):
     assert large <= 1.3 * small + picture, f"{large / 2**20:.0f} MiB for 4096 x 4096, {small / 2**20:.0f} MiB for 1024 x 1024"
 
 
+@pytest.mark.slow
 def test_the_small_model_leaves_no_seam_between_tiles():
     """Along every line between two tiles' middles the tiled picture steps no more than it does elsewhere."""
     generator = load_generator(str(ROOT / "weights/d3sr-tiny"))

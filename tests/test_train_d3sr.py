@@ -152,6 +152,7 @@ def _train_until_killed(prepare: Callable[[], None], arguments: list[str]) -> No
     train_d3sr.main(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [kill_in_an_iteration, kill_in_a_save])
 def test_a_killed_run_goes_on_to_the_same_bits(lab: Path, tmp_path: Path, uninterrupted: Path, kill: Callable[[], None]) -> None:
     process = multiprocessing.get_context("fork").Process(target=_train_until_killed, args=(kill, settings(lab, tmp_path, *EXACT)))
@@ -171,6 +172,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(lab: Path, tmp_path: Path, uninte
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.slow
 def test_a_damaged_state_is_named_and_the_one_before_is_used(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
     run = tmp_path / "experiments/run"
     shutil.copytree(uninterrupted, run)
@@ -192,6 +194,7 @@ def test_a_finished_run_does_nothing_when_started_again(lab: Path, tmp_path: Pat
     assert len(logged(run)) == lines == 5
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_memory_only(
     lab: Path, tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +230,7 @@ def test_a_run_starts_from_the_weights_of_another(lab: Path, tmp_path: Path, uni
     assert (theirs["unet.conv_in.weight"] - load_generator(uninterrupted / "models/run_2").unet.conv_in.weight).abs().max() > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("discriminator", "perceptual", "what"),
     [
@@ -360,6 +364,7 @@ def test_the_logged_gradients_do_not_depend_on_how_the_batch_is_split(lab: Path,
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-3), name
 
 
+@pytest.mark.slow
 def test_the_discriminator_warms_up_alone(lab: Path, tmp_path: Path) -> None:
     """It learns from iteration 1 on; the generator of iteration 2 is the one it would be without a discriminator, of iteration 3 not."""
     changes = ("train.discriminator_start=1", "train.adversarial_start=2", "train.total_iter=3", "logger.save_checkpoint_freq=1")
@@ -413,6 +418,7 @@ def test_r1_joins_the_discriminators_gradient_every_so_often(lab: Path, tmp_path
     assert steps.means.read(MAIN)["r1"] == pytest.approx(penalties[2] / 3, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["network_d.train=full", "network_d.train_conv_in=true", "network_d.features=multi"])
 def test_every_way_to_train_the_discriminator_trains_and_resumes(lab: Path, tmp_path: Path, how: str) -> None:
     changes = (how, "train.precision=bf16", "train.adversarial_weight=null", "train.adversarial_ratio=0.2", "logger.keep_last=9")
@@ -483,6 +489,7 @@ for number, total in enumerate((1, 3)):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(lab: Path, tmp_path: Path) -> None:
     """Under torchrun, with accumulation: one iteration, then the same command up to three.
 
@@ -575,6 +582,7 @@ def test_a_launcher_without_torchrun_and_a_missing_option_file_are_mistakes_too(
     assert "absent.yml" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_debug_is_eight_iterations_and_a_dry_run_writes_nothing(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert train_d3sr.main([*settings(lab, tmp_path), "--dry-run"]) == 0
     assert "What would be loaded" in capsys.readouterr().out and list(tmp_path.iterdir()) == []

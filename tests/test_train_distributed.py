@@ -26,6 +26,8 @@ from tests.engine.test_sharding import GATHER, REDUCE, Collectives
 from tests.short_training import ROOT, assert_same_bits, options_of, settings, tensors_of, train, write_lab
 from tests.test_train_survival import EXACT, assert_same_end, two_processes
 
+pytestmark = pytest.mark.slow
+
 MAIN = World(0, 1, torch.device("cpu"))
 DISTANCE = "train.perceptual.type=dists"
 CHECKPOINTING = "train.gradient_checkpointing=[vae, unet, discriminator]"

@@ -48,6 +48,7 @@ def test_there_are_training_files() -> None:
     assert {"options/train.yml", "options/train_tiny.yml", "options/ablations/disc_none.yml"} <= set(FILES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_every_training_file(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = load_train_options(file)

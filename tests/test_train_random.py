@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import train_d3sr
@@ -12,6 +13,7 @@ from tests.short_training import logged, photo
 OPTIONS = str(Path(__file__).resolve().parents[1] / "options/train.yml")
 
 
+@pytest.mark.slow
 def test_the_papers_options_with_random_weights(tmp_path: Path, capsys) -> None:
     for index in range(2):
         write_image(tmp_path / f"HR/{index}.png", photo(64, index))

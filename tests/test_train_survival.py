@@ -23,6 +23,8 @@ from engine.steps import Steps
 from tests.engine.test_distributed import free_port
 from tests.short_training import assert_same_bits, logged, settings, train, write_lab
 
+pytestmark = pytest.mark.slow
+
 FORK = multiprocessing.get_context("fork")
 EXACT = ("train.accumulate=2", "datasets.train.batch_size_per_gpu=1", "logger.keep_last=2", "network_d.type=diffusion_gan")
 ITERATIONS = 6

@@ -207,6 +207,7 @@ def runs(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="loader processes tell signals apart where the system can")
 def test_loader_processes_survive_a_groups_sigterm_but_not_their_parent(folder: Path) -> None:
     """The program still holds its batches when it ends, as it does after an error: it must not wait for its loader processes forever."""

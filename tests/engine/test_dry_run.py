@@ -95,6 +95,7 @@ def test_a_base_of_unknown_sizes(base: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert "M trained" in text
 
 
+@pytest.mark.slow
 def test_random_weights() -> None:
     text = described("network_g.pretrained=random:small-sd", "network_g.vae=random:small-taesd", "network_g.train=lora")
     assert "nothing is missing" in text and "activations" in text and text.count("random weights") == 2
@@ -124,6 +125,7 @@ def test_effective_batch(changes: list[str], said: str, base: str) -> None:
     assert said in networks(base, *(sections[change.split("=")[0]] + change for change in changes))
 
 
+@pytest.mark.slow
 def test_options_change_the_memory(base: str) -> None:
     sizes = ["network_g.train=full", "datasets.train.gt_size=512", "datasets.train.batch_size_per_gpu=2", "train.ema_decay=0"]
 
@@ -138,6 +140,7 @@ def test_options_change_the_memory(base: str) -> None:
     assert memory_of(base, *sizes, "train.perceptual.type=ea_dists").perceptual > plain.perceptual == 0
 
 
+@pytest.mark.slow
 def test_a_spread_discriminator_takes_less_where_the_processes_are_known(base: str) -> None:
     def frozen(shard: bool, processes: str) -> int:
         changes = ["network_d.train=lora", f"network_d.shard={str(shard).lower()}", f"num_gpu={processes}", "train.precision=bf16"]

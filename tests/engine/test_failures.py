@@ -116,6 +116,7 @@ with start("cpu") as world:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_torchrun_ends_or_starts_again(tmp_path: Path, restarts: int) -> None:
     """Process 1 is deaf to its SIGTERM; it waits 30 s before the SIGKILL, and this process 50."""

@@ -117,6 +117,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(sd=write(write_sd_base), sdxl=write(write_sdxl_base), tiny=write(write_tiny_base))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "train"), [("sd", "lora"), ("tiny", "full")])
 def test_a_real_generator_keeps_what_is_said(base: str, train: str, bases: SimpleNamespace) -> None:
     source = getattr(bases, base)
@@ -132,6 +133,7 @@ def test_a_real_generator_keeps_what_is_said(base: str, train: str, bases: Simpl
     assert said == pytest.approx(really_kept(real.autoencoder, lambda: real.autoencoder.decode(z)), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"train": "full", "features": "multi"}, {"train_conv_in": True}], ids=["paper", "full", "conv_in"])
 @pytest.mark.parametrize("base", ["sd", "sdxl"])
 def test_a_real_discriminator_keeps_what_is_said(base: str, bases: SimpleNamespace, how: dict) -> None:
@@ -171,6 +173,7 @@ def big(source: str, low: torch.dtype | None, checkpointing: str) -> Memory:
     return with_perceptual(memory, "ea_dists", "vgg16", batch=4, gt_size=512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "low", "checkpointing", "static", "generator_peak", "discriminator_peak"),
     [

@@ -170,6 +170,7 @@ def test_what_was_just_released_is_never_removed(base: Path, tmp_path: Path) -> 
     assert {folder.name for folder in (tmp_path / "models").iterdir()} == {"r_20", "r_100"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("saved", "resumed", "named"),
     [
@@ -208,6 +209,7 @@ def test_the_optimizers_numbers_are_those_of_the_options_now(base: Path, tmp_pat
     assert resumed.optimizers["g"].param_groups[0]["betas"] == (0.5, 0.9)
 
 
+@pytest.mark.slow
 def test_the_loss_scale_goes_on_and_a_run_may_turn_to_fp16(base: Path, tmp_path: Path) -> None:
     def half(run: Run, scale: float) -> Run:
         run.scalers = {name: torch.amp.GradScaler("cpu", init_scale=scale) for name in run.scalers}

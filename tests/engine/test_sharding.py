@@ -20,6 +20,8 @@ from models.discriminator import Discriminator
 from tests.engine.test_distributed import in_processes
 from tests.tiny_models import discriminator_of, disturb_lora, noise_like, write_sd_base, write_sdxl_base
 
+pytestmark = pytest.mark.slow
+
 GATHER, REDUCE = "_allgather_base_", "allreduce_"
 
 

@@ -238,6 +238,7 @@ def test_another_kind_of_schedule_is_refused(sd_base, tmp_path):
 # Start-up
 
 
+@pytest.mark.slow
 def test_what_inference_does_not_need_is_not_imported_and_training_still_finds_peft():
     program = """
 import sys

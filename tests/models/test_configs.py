@@ -30,6 +30,7 @@ def test_stable_diffusion_15_has_its_size():
     assert count(on_meta(UNet2DConditionModel, SD15_UNET)) == 859_520_964
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "parameters", "modules", "millions"), [(SD21_UNET, 351_662_080, 119, 6.875), (SDXL_UNET, 1_243_367_040, 378, 23.497)]
 )

@@ -84,6 +84,7 @@ def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase_upsampling", [False, True])
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,6 +109,7 @@ def test_the_generator_that_was_folded_still_computes_the_same(kind):
     assert error(generator.restore(images), before) < 5e-5, "rounding only, since weights that both share are laid out anew"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_and_streaming_work_on_the_folded_form(kind):
     generator = build(kind)
@@ -155,6 +157,7 @@ def test_the_parts_that_are_folded_are_gone_at_full_size():
     assert constants == 2 * 77 * transformers == 1_921_920
 
 
+@pytest.mark.slow
 def test_half_precision_weights_and_the_float32_copy():
     images = picture(1, 3, 64, 64)
     expected = build("sd21").restore(images)

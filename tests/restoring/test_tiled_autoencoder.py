@@ -239,6 +239,7 @@ def largest_tensors(network: Autoencoder, height: int, width: int, tile: int) ->
     return torch.tensor([encoder.elements, decoder.elements])
 
 
+@pytest.mark.slow
 def test_what_is_on_the_device_grows_with_the_tile_not_with_the_picture() -> None:
     network = autoencoder({**WIDE, "layers_per_block": 1})
     small, large = largest_tensors(network, 48, 48, 16), largest_tensors(network, 48, 144, 16)

@@ -53,6 +53,7 @@ def test_the_hash_in_a_name_is_the_one_that_is_checked() -> None:
         assert in_name is None or file.sha256 == in_name[1]
 
 
+@pytest.mark.slow
 def test_timm_really_loads_from_these_repositories() -> None:
     import timm
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
     from selenium.webdriver.remote.webelement import WebElement
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"bicubic": (200, 40, 40), "ours": (40, 160, 60), "HR": (40, 60, 200)}
 METRICS = [SimpleNamespace(name="psnr", lower_better=False, best_at=None)]
 PSNR = {"c10.png": 25.5, "a b#1?.png": 30.0, "no score.png": None, "c2.png": 9.5}

@@ -183,6 +183,7 @@ def test_running_means_are_centred_and_shorten_at_the_ends() -> None:
     assert ramp[30] == 30 and ramp[0] == pytest.approx((0 + 1 + 2) / 3) and ramp[-1] == pytest.approx((57 + 58 + 59) / 3)
 
 
+@pytest.mark.slow
 def test_curves_are_drawn_with_the_name_of_each_line(tmp_path: Path) -> None:
     one = {"mse": {1: 0.5, 2: 0.25}, "loss_d": {2: math.inf}, "pairs/psnr": {2: 21.5}}
     runs = {"first & last": [one, {"mse": {1: 0.4, 2: 0.3}}], "second": [{"mse": {1: 0.6, 2: 0.5}}]}
@@ -258,6 +259,7 @@ def test_what_stood_for_what_names_every_difference() -> None:
     assert what_stood_for_what([Row(label="failed")]) == ""
 
 
+@pytest.mark.slow
 def test_discriminators_of_several_sizes_are_drawn_against_their_size(tmp_path: Path) -> None:
     logs = []
     for number, frozen in enumerate(("2.50", "5.00")):
@@ -377,6 +379,7 @@ def arguments(lab: Path, out: Path, *files: Path | str, forced: Sequence[str] = 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_variants_are_trained_scored_and_compared_once(lab: Path, tmp_path: Path, launches: Launches, capsys) -> None:
     broken = tmp_path / "broken.yml"
     broken.write_text(f"base: {DFOSD}\nname: broken\ndatasets: {{train: {{dataroot_gt: {tmp_path / 'nowhere'}}}}}\n")
@@ -422,6 +425,7 @@ def test_variants_are_trained_scored_and_compared_once(lab: Path, tmp_path: Path
     assert [line for line in before.splitlines() if "nowhere" not in line] == again
 
 
+@pytest.mark.slow
 def test_the_same_training_is_not_done_again_nor_for_missing_scores(lab: Path, tmp_path: Path, launches: Launches) -> None:
     launches.append("not the first")
     one = arguments(lab, tmp_path, "loss_lpips", "disc_nad_sd21", forced=["network_d.type=none"])

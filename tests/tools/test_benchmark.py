@@ -15,6 +15,8 @@ from tools.timing.measure import fitted_exponent, interleaved, memory_of, ratios
 from tools.timing.parts import losses
 from tools.timing.report import COLUMNS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sd_run(tmp_path_factory) -> Path:

@@ -25,6 +25,7 @@ def printed(capsys: pytest.CaptureFixture[str], file: str, *more: str) -> list[l
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_paper_s_table_3(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, "options/test_sd21.yml", "--force_yml", "network_g.path=no/such/folder")
     assert "rank 16, not merged" in " ".join(lines[0])
@@ -41,6 +42,7 @@ def test_the_paper_s_table_3(capsys: pytest.CaptureFixture[str]) -> None:
         assert expected.split() in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "total"), [("both", 61.16 + 402.13 + 70.68), ("decoder", 558.33 + 402.13 + 70.68)])
 def test_the_fast_modes(capsys: pytest.CaptureFixture[str], parts: str, total: float) -> None:
     """Encoder (TAESD's, or Stable Diffusion's), UNet, TAESD's decoder."""
@@ -51,6 +53,7 @@ def test_the_fast_modes(capsys: pytest.CaptureFixture[str], parts: str, total: f
     assert found == pytest.approx(total, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_training_file_shows_both_players(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     small = f"network_g.pretrained={write_tiny_base(tmp_path)}"  # 4 pixels per position, so 256 pixels are a latent of 64x64
     lines = printed(capsys, "options/train_dfosd.yml", "--size", "256", "--force_yml", small)

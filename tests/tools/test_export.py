@@ -22,6 +22,8 @@ from tests.tiny_models import disturb_lora, generator_of, noise_like, picture, w
 from tools.export import main
 from tools.exporting.onnx_export import PACKAGES
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LAYER = "down_blocks.0.resnets.0.conv1"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

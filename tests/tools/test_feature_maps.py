@@ -59,6 +59,7 @@ def test_maps_of_one_kind_share_a_scale_that_begins_at_zero() -> None:
     assert np.array_equal(coloured([torch.zeros(2, 2)])[0][0, 0], table[0]), "a map of zeros is black"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", NAMES)
 def test_the_figure_has_two_lines_a_picture_and_a_column_a_tap(files: list[str], tmp_path: Path, capsys, backbone: str) -> None:
     out = tmp_path / "figures/four"

@@ -18,6 +18,8 @@ from tools.checks.report import markdown, shown
 from tools.checks.run_step import MODULES
 from tools.checks.step import Setting, attempt, row
 
+pytestmark = pytest.mark.slow
+
 WRITE = """
 import json, os, subprocess, sys, time
 file = open({rows!r}, "a")

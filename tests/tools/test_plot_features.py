@@ -26,6 +26,7 @@ def arguments(tmp_path: Path) -> list[str]:
     return ["-opt", str(ROOT / "options/train_tiny.yml"), *folders, "--size", "64", "--force_yml", *options]
 
 
+@pytest.mark.slow
 def test_the_figure_and_its_numbers(arguments: list[str], tmp_path: Path, capsys) -> None:
     assert main([*arguments, "--timesteps", "0", "300", "--number", "3"]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / f"out/two.{ending}") for ending in ("pdf", "svg", "png", "csv")]
@@ -43,6 +44,7 @@ def test_the_figure_and_its_numbers(arguments: list[str], tmp_path: Path, capsys
         assert picture.width == 1650
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(arguments: list[str], tmp_path: Path) -> None:
     texts = []
     for seed in ("0", "0", "1"):

@@ -117,6 +117,7 @@ def test_help_as_a_script_imports_nothing_heavy():
     assert "IMAGE" in finished.stdout and finished.stdout.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_runs_as_a_script_from_anywhere(photo, tmp_path):
     command = [sys.executable, str(ROOT / "tools/preview_degradations.py"), "photo.png", "-n", "1", "--crop", "32"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)

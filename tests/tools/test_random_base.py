@@ -19,6 +19,7 @@ def small(monkeypatch):
     monkeypatch.setitem(KNOWN, "tiny", {"unet": SMALL_TINY_UNET, "vae": KNOWN["tiny"]["vae"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiny", "small-sd"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_both_players_can_be_built_from_it(tmp_path, capsys, kind, dtype):

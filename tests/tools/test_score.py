@@ -107,6 +107,7 @@ def test_missing_weights_are_listed_the_rest_is_scored_and_the_status_says_so(ro
         assert part in said and part in (roots["scores"] / "scores.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_without_hr_only_metrics_that_need_none_are_computed(roots: dict[str, Path], capsys) -> None:
     assert score(roots, "--weights", f"niqe={roots['niqe.npz']}", hr=False) == 1
     found = document(roots)

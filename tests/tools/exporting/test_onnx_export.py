@@ -18,6 +18,8 @@ from tests.tiny_models import SMALL_SD_UNET, SMALL_TINY_UNET, SMALL_VAE, generat
 from tools.export import main
 from tools.exporting.onnx_export import CHECKED, TRACED, example_picture, save_program, trace, write_onnx
 
+pytestmark = pytest.mark.slow
+
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -r requirements-onnx.txt")
 pytest.importorskip("onnx", reason="pip install -r requirements-onnx.txt")
 pytest.importorskip("onnxscript", reason="pip install -r requirements-onnx.txt")

@@ -91,6 +91,7 @@ def test_sums_and_differences() -> None:
     assert total(parts) == Macs(11, 22, 33) and parts[1] - parts[0] == Macs(9, 18, 27)
 
 
+@pytest.mark.slow
 def test_stages_at_1024_pixels() -> None:
     """reference: 2439.5 / 2337.5 / 5235.2 GMACs."""
     stages = generator_macs(meta_generator(generator_settings(SD21), adapted=False), 1024)
@@ -104,6 +105,7 @@ def test_a_size_the_generator_cannot_have() -> None:
             generator_macs(generator, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "parameters", "everything", "layers"), [(SD21, 351_662_080, 130.95, 105.73), (SDXL, 1_243_367_040, 345.12, 332.80)]
 )
