@@ -50,6 +50,7 @@ def test_output_is_the_hand_made_pipelines(sd_base, timestep):
     torch.testing.assert_close(generator.restore(lr_up), expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_output_with_another_autoencoder_is_the_hand_made_pipelines(sd_base, taesd):
     generator = build_generator(str(sd_base), vae=str(taesd), **SMALL)
     tiny, unet = AutoencoderTiny.from_pretrained(taesd), UNet2DConditionModel.from_pretrained(sd_base / "unet")
@@ -70,6 +71,7 @@ def test_output_on_block_transform_latents_is_the_hand_made_pipelines(tiny_base)
         torch.testing.assert_close(generator.restore(lr_up), expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @BASES
 def test_same_input_gives_the_same_bits(base, side, request):
     generator, lr = build_generator(str(request.getfixturevalue(base)), **SMALL), picture(2, 3, side, side)
@@ -86,6 +88,7 @@ def test_output_is_scale_times_the_input(tiny_base, scale):
     assert sr.shape == (1, 3, 8 * scale, 16 * scale) and sr.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "multiple"), [("sd_base", 8 * 2**3), ("tiny_base", 4 * 2**2)])
 def test_size_multiple_is_the_autoencoders_factor_times_the_unets(base, multiple, request):
     generator = build_generator(str(request.getfixturevalue(base)), **SMALL)
@@ -109,6 +112,7 @@ def test_upsampling_is_bicubic_and_clamped(generator):
     assert upsampled[0, 0, 16, 14].item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_eq_1_stays_float32_under_half_precision_weights(sd_base):
     generator = build_generator(str(sd_base), dtype=torch.bfloat16, timestep=999, **SMALL)
     lr, seen = picture(1, 3, 16, 16), []
@@ -123,6 +127,7 @@ def test_eq_1_stays_float32_under_half_precision_weights(sd_base):
     torch.testing.assert_close(z_hat.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_adapters_and_the_prompt_train(generator):
     names = set(generator.trainable())
     assert "prompt_embedding" in names
@@ -140,6 +145,7 @@ def test_only_adapters_and_the_prompt_train(generator):
     assert len(moved) == sum(".lora_B." in name for name in names)  # A moves only once B is no longer zero
 
 
+@pytest.mark.slow
 def test_adapters_start_as_the_frozen_base(sd_base, generator):
     lr_up = picture(1, 3, 64, 64)
     frozen = build_generator(str(sd_base), rank=1, alpha=1, targets=("conv_shortcut",), prompt_tokens=5)
@@ -148,6 +154,7 @@ def test_adapters_start_as_the_frozen_base(sd_base, generator):
     assert not torch.allclose(generator.restore(lr_up), frozen.restore(lr_up), atol=1e-3)
 
 
+@pytest.mark.slow
 @BASES
 def test_full_training_frees_the_unet_and_nothing_else(base, side, request):
     generator = build_generator(str(request.getfixturevalue(base)), train="full", dtype=torch.bfloat16, prompt_tokens=5)
@@ -170,6 +177,7 @@ def test_everything_initial_depends_on_the_seed_only(tiny_base):
     assert not torch.equal(states[0]["prompt_embedding"], states[2]["prompt_embedding"])
 
 
+@pytest.mark.slow
 def test_checkpointing_the_unet_changes_no_gradient(sd_base):
     gradients = []
     for checkpointed in (False, True):
@@ -186,6 +194,7 @@ def test_checkpointing_the_unet_changes_no_gradient(sd_base):
     assert all(gradient.abs().sum() > 0 for gradient in gradients[0].values())
 
 
+@pytest.mark.slow
 def test_training_under_autocast_gives_finite_float32_gradients(sd_base):
     generator = build_generator(str(sd_base), dtype=torch.bfloat16, **SMALL)
     disturb_lora(generator.unet)
@@ -196,6 +205,7 @@ def test_training_under_autocast_gives_finite_float32_gradients(sd_base):
     assert all(p.grad.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in generator.trainable().values())
 
 
+@pytest.mark.slow
 def test_an_autoencoder_of_another_latent_space_is_refused(generator):
     with pytest.raises(ValueError, match="the autoencoder's latents have 48 channels, the UNet takes 4"):
         Generator(generator.unet, new_autoencoder(BLOCK_TRANSFORM), ALPHAS_CUMPROD, noise_like(5, 24), 399)
