@@ -184,6 +184,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(lab: Path, tmp_path
     assert_same_bits(run / "training_states/5", uninterrupted / "training_states/5")
 
 
+@pytest.mark.slow
 def test_a_finished_run_does_nothing_when_started_again(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
     run = tmp_path / "experiments/run"
     shutil.copytree(uninterrupted, run)
@@ -208,6 +209,7 @@ def test_gradient_checkpointing_changes_memory_only(
     assert_same_bits(run / "training_states/2", again / "training_states/2")
 
 
+@pytest.mark.slow
 def test_starting_over_archives_the_former_run(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
     experiments = tmp_path / "experiments"
     shutil.copytree(uninterrupted, experiments / "run")
@@ -221,6 +223,7 @@ def test_starting_over_archives_the_former_run(lab: Path, tmp_path: Path, uninte
     assert [path.name.split("_archived")[0] for path in (tmp_path / "tb").iterdir()] == ["run"] and not (tmp_path / "tb/run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(lab: Path, tmp_path: Path, uninterrupted: Path) -> None:
     start = uninterrupted / "models/run_5_ema"
     still = ["train.optim_g.lr=1e-9", "train.scheduler.warmup_iter=0"]
@@ -377,6 +380,7 @@ def test_the_discriminator_warms_up_alone(lab: Path, tmp_path: Path) -> None:
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs) == same
 
 
+@pytest.mark.slow
 def test_r1_joins_the_discriminators_gradient_every_so_often(lab: Path, tmp_path: Path, batches: list[dict]) -> None:
     """What it adds is the penalty's slope by finite differences along itself, and only at its iterations."""
     found = {}
@@ -434,6 +438,7 @@ def test_every_way_to_train_the_discriminator_trains_and_resumes(lab: Path, tmp_
     assert_same_bits(run / "training_states/4", whole / "training_states/4")
 
 
+@pytest.mark.slow
 def test_an_early_state_is_kept_and_a_validation_that_breaks_ends_nothing(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +461,7 @@ def test_an_early_state_is_kept_and_a_validation_that_breaks_ends_nothing(
     assert said in log and "val.best: nothing was scored" in log and "INFO: finished" in log
 
 
+@pytest.mark.slow
 def test_ten_steps_without_a_finite_gradient_end_the_run(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -52,6 +52,7 @@ def test_every_position_occurs_and_half_are_flipped(tmp_path: Path) -> None:
     assert [locate(unflipped[n]["hr"]) for n in range(60)] == [(*place[:3], False) for place in places[:60]]
 
 
+@pytest.mark.slow
 def test_item_n_is_the_same_with_any_number_of_workers_and_after_a_restart(folder: Path) -> None:
     dataset = crops(folder, degradation=Degradation(), usm=True)
 

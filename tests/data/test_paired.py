@@ -99,6 +99,7 @@ def test_an_unreadable_picture_stops_a_validation_and_is_left_out_of_training(pa
     assert report.startswith("2 of 3 images usable") and "LR/a.png: the file is empty" in report
 
 
+@pytest.mark.slow
 def test_crops_are_aligned_flipped_together_and_parts_of_their_pictures(pairs: Path) -> None:
     dataset = crops(pairs)
     sources = {name: cv2.imread(str(pairs / "HR" / name))[:, :, ::-1] for name in SIZES}

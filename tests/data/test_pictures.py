@@ -179,6 +179,7 @@ def test_a_table_gives_back_what_was_put_in() -> None:
             NameTable(names)[outside]
 
 
+@pytest.mark.slow
 def test_datasets_go_to_other_processes_whole_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the first process of a training sends them to the others: the same items, and a bounded number of bytes for each picture."""
     for name, side in (("large", 48), ("small", 40)):

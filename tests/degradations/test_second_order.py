@@ -99,6 +99,7 @@ def test_order_of_operations_written_out(hr, order):
     assert np.allclose(apply(hr, drawn), to_8_bit_grid(image), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_draw_follows_the_probabilities():
     shared = generator(0)
     draws = [draw(shared, Degradation(), (512, 512), 4) for _ in range(3000)]

@@ -110,6 +110,7 @@ def test_a_damaged_config_is_an_error(base: str, tmp_path: Path) -> None:
         described(f"network_g.pretrained={copy}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

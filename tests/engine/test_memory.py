@@ -212,6 +212,7 @@ def test_the_largest_phase_decides() -> None:
     assert list(alone.phases) == ["generator, spatial loss", "generator, UNet"] and alone.peak == 122
 
 
+@pytest.mark.slow
 def test_weights_gradients_moments_and_average(bases: SimpleNamespace) -> None:
     generator = meta_generator(generator_settings(bases.tiny, rank=4, alpha=4), dtype=torch.bfloat16)
     trained = sum(p.numel() for p in generator.trainable().values())
@@ -222,6 +223,7 @@ def test_weights_gradients_moments_and_average(bases: SimpleNamespace) -> None:
     assert estimate_memory(generator, None, **arguments, ema=True).trained == 20 * trained
 
 
+@pytest.mark.slow
 def test_batch_and_crop_area_scale_the_activations(bases: SimpleNamespace) -> None:
     generator = meta_generator(generator_settings(bases.tiny, rank=4, alpha=4))
     one, four, large = (

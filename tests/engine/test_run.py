@@ -76,6 +76,7 @@ def everything(run: Run) -> dict[str, object]:
     return bits | {"iteration": run.iteration, "skipped": run.skipped_steps, "balance": run.balance.state_dict(), "noising": noising}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("train", "kind", "ema"), [("lora", "diffusion_gan", True), ("full", "noise_aware", True), ("full", None, False)])
 def test_a_resumed_run_is_the_run_that_was_saved(base: Path, tmp_path: Path, train: str, kind: str | None, ema: bool) -> None:
     run = make_run(base, train=train, kind=kind, ema=ema)
@@ -91,6 +92,7 @@ def test_a_resumed_run_is_the_run_that_was_saved(base: Path, tmp_path: Path, tra
     assert everything(resumed) == everything(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["timestep", "alpha", "base_fingerprint"])
 def test_a_state_of_another_model_is_refused_by_name(base: Path, tmp_path: Path, key: str) -> None:
     run = make_run(base)
@@ -199,6 +201,7 @@ def test_an_average_and_a_discriminator_can_be_given_up(base: Path, tmp_path: Pa
     assert all(torch.equal(p, run.generator.trainable()[name]) for name, p in resumed.generator.trainable().items())
 
 
+@pytest.mark.slow
 def test_the_optimizers_numbers_are_those_of_the_options_now(base: Path, tmp_path: Path) -> None:
     run = make_run(base)
     advance(run, 1)
@@ -264,6 +267,7 @@ def test_a_norm_that_overflows_is_not_blamed_on_a_tensor(base: Path) -> None:
             run.step(["g"], 1.0)
 
 
+@pytest.mark.slow
 def test_the_best_is_never_pruned_and_is_what_was_validated(base: Path, tmp_path: Path) -> None:
     run = make_run(base)
     for iteration in (1, 2, 3):
@@ -300,6 +304,7 @@ def test_scores_are_noted_in_the_releases_of_their_iteration_only(base: Path, tm
     assert (tmp_path / "models/r_1/generator.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_both_players_are_updated_at_once_and_each_as_if_alone(base: Path) -> None:
     """One bad player costs only its own step."""
     together, apart = make_run(base), make_run(base)

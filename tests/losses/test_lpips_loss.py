@@ -22,6 +22,7 @@ def reference(net: str):
     return lpips.LPIPS(net=net, verbose=False)  # patched torchvision: "pretrained" is the random trunk, the heads are the shipped ones
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("backbone", "net"), [("vgg16", "vgg"), ("squeezenet1_1", "squeeze")])
 def test_equals_the_package_on_minus_one_to_one(backbone, net, calibrated, pair, patched_torchvision):

@@ -167,6 +167,7 @@ def test_half_precision_autoencoder_takes_float_pictures(sd_base):
     assert z.dtype == torch.float32 and autoencoder.decode(z).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_latents_keep_more_than_half_precision(sd_base):
     """Of a half-precision VAE, and under autocast: a discriminator that meets float32 latents must not tell these by their rounding."""
     images = picture(1, 3, 64, 64)

@@ -18,6 +18,7 @@ def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_stable_diffusion_21_has_its_size_and_the_papers_adapters():
     unet = on_meta(UNet2DConditionModel, SD21_UNET)
     assert count(unet) == 865_910_724

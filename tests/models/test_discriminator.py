@@ -46,6 +46,7 @@ def test_regions_are_judged_alike():
     assert sum(p.numel() for p in realism_head(1280, 320, 0).parameters()) == 410_241
 
 
+@pytest.mark.slow
 @BASES
 def test_everything_that_trains_gets_a_gradient_and_nothing_else(base, channels, stride, request):
     discriminator = build(base, request)
@@ -126,6 +127,7 @@ def test_everything_initial_depends_on_the_seed_only(sd_base):
         assert not torch.equal(states[0][name], states[2][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["sd_base", "sdxl_base", "tiny_base"])
 def test_every_depth_is_judged_by_a_head_of_its_own(base, request):
     """Truth: what diffusers' own whole UNet makes of it after each down block and after the mid block."""

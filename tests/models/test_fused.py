@@ -172,6 +172,7 @@ def test_half_precision_weights_and_the_float32_copy():
     assert mean_error(fused.in_float32()) < mean_error(fused), "only its weights have been rounded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", ["decoder", "both"])
 def test_a_fast_vae_takes_latents_that_are_scaled_already(parts, tmp_path):
     generator = build("sd21")

@@ -51,6 +51,7 @@ def test_output_is_the_hand_made_pipelines(sd_base, timestep):
     torch.testing.assert_close(generator.restore(lr_up), expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_output_with_another_autoencoder_is_the_hand_made_pipelines(sd_base, taesd):
     generator = generator_of(str(sd_base), vae=str(taesd), **SMALL)
     tiny, unet = AutoencoderTiny.from_pretrained(taesd), UNet2DConditionModel.from_pretrained(sd_base / "unet")
@@ -71,6 +72,7 @@ def test_output_on_block_transform_latents_is_the_hand_made_pipelines(tiny_base)
         torch.testing.assert_close(generator.restore(lr_up), expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @BASES
 def test_same_input_gives_the_same_bits(base, side, request):
     generator, lr = generator_of(str(request.getfixturevalue(base)), **SMALL), picture(2, 3, side, side)
@@ -87,6 +89,7 @@ def test_output_is_scale_times_the_input(tiny_base, scale):
     assert sr.shape == (1, 3, 8 * scale, 16 * scale) and sr.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "multiple"), [("sd_base", 8 * 2**3), ("tiny_base", 4 * 2**2)])
 def test_size_multiple_is_the_autoencoders_factor_times_the_unets(base, multiple, request):
     generator = generator_of(str(request.getfixturevalue(base)), **SMALL)
@@ -110,6 +113,7 @@ def test_upsampling_is_bicubic_and_clamped(generator):
     assert upsampled[0, 0, 16, 14].item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_eq_1_stays_float32_under_half_precision_weights(sd_base):
     generator = generator_of(str(sd_base), dtype=torch.bfloat16, timestep=999, **SMALL)
     lr, seen = picture(1, 3, 16, 16), []
@@ -124,6 +128,7 @@ def test_eq_1_stays_float32_under_half_precision_weights(sd_base):
     torch.testing.assert_close(z_hat.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_adapters_and_the_prompt_train(generator):
     names = set(generator.trainable())
     assert "prompt_embedding" in names
@@ -141,6 +146,7 @@ def test_only_adapters_and_the_prompt_train(generator):
     assert len(moved) == sum(".lora_B." in name for name in names)  # A moves only once B is no longer zero
 
 
+@pytest.mark.slow
 def test_adapters_start_as_the_frozen_base(sd_base, generator):
     lr_up = picture(1, 3, 64, 64)
     frozen = generator_of(str(sd_base), rank=1, alpha=1, targets=("conv_shortcut",), prompt_tokens=5)
@@ -149,6 +155,7 @@ def test_adapters_start_as_the_frozen_base(sd_base, generator):
     assert not torch.allclose(generator.restore(lr_up), frozen.restore(lr_up), atol=1e-3)
 
 
+@pytest.mark.slow
 @BASES
 def test_full_training_frees_the_unet_and_nothing_else(base, side, request):
     generator = generator_of(str(request.getfixturevalue(base)), train="full", dtype=torch.bfloat16, prompt_tokens=5)
@@ -169,6 +176,7 @@ def test_everything_initial_depends_on_the_seed_only(tiny_base):
     assert not torch.equal(states[0]["prompt_embedding"], states[2]["prompt_embedding"])
 
 
+@pytest.mark.slow
 def test_checkpointing_the_unet_changes_no_gradient(sd_base):
     gradients = []
     for checkpointed in (False, True):
@@ -185,6 +193,7 @@ def test_checkpointing_the_unet_changes_no_gradient(sd_base):
     assert all(gradient.abs().sum() > 0 for gradient in gradients[0].values())
 
 
+@pytest.mark.slow
 def test_training_under_autocast_gives_finite_float32_gradients(sd_base):
     generator = generator_of(str(sd_base), dtype=torch.bfloat16, **SMALL)
     disturb_lora(generator.unet)
@@ -195,6 +204,7 @@ def test_training_under_autocast_gives_finite_float32_gradients(sd_base):
     assert all(p.grad.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in generator.trainable().values())
 
 
+@pytest.mark.slow
 def test_an_autoencoder_of_another_latent_space_is_refused(generator):
     with pytest.raises(ValueError, match="the autoencoder's latents have 48 channels, the UNet takes 4"):
         Generator(generator.unet, new_autoencoder(BLOCK_TRANSFORM), ALPHAS_CUMPROD, noise_like(5, 24), 399)

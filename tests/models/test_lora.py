@@ -74,6 +74,7 @@ def test_only_adapters_train(unet):
     assert len(trained) == len(lora_parameters(unet)) == len(lora_state(unet))
 
 
+@pytest.mark.slow
 def test_adapters_are_float32_on_half_precision_weights(sd_base):
     unet = load_unet(str(sd_base), dtype=torch.bfloat16)
     before = run(unet)
@@ -87,6 +88,7 @@ def test_adapters_are_float32_on_half_precision_weights(sd_base):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in lora_parameters(unet))
 
 
+@pytest.mark.slow
 def test_the_start_depends_on_the_seed_only(sd_base):
     states = []
     for seed in (0, 0, 1):
@@ -155,6 +157,7 @@ def test_merging_nothing_is_refused(unet):
         merge_lora(unet, {"mid_block.attentions.0.proj_in.lora.down.weight": torch.ones(4, 64)}, 1.0)
 
 
+@pytest.mark.slow
 def test_saved_and_read_back(unet, tmp_path):
     add_lora(unet, 4, 4)
     disturb_lora(unet)
@@ -182,6 +185,7 @@ def test_another_state_can_be_saved_in_place_of_the_current_one(unet, tmp_path):
     assert set(state) == set(doubled) and all(torch.equal(state[name], doubled[name]) for name in state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "targets"), [(8, LORA_TARGETS), (4, ("to_q", "to_k"))])
 def test_adapters_of_other_sizes_are_refused(sd_base, unet, rank, targets):
     add_lora(unet, 4, 4)
@@ -214,6 +218,7 @@ def test_the_header_says_what_peft_needs(unet, tmp_path):
     assert sorted(settings["unet.target_modules"]) == sorted(LORA_TARGETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "alpha"), [(4, 4), (4, 8)])
 def test_diffusers_reads_every_tensor_back(sd_base, unet, tmp_path, rank, alpha):
     """The pipeline's own load_lora_weights: all layers, the same numbers, the same output, alpha counted."""
@@ -237,6 +242,7 @@ def test_diffusers_reads_every_tensor_back(sd_base, unet, tmp_path, rank, alpha)
     torch.testing.assert_close(run(pipeline.unet), run(unet), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_casting_inputs_autocast_gives_the_same_bits(sd_base):
     """Outputs and gradients of a half-precision UNet with float32 adapters; and the casts are really left out."""
     found, casts = [], []

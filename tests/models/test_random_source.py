@@ -63,6 +63,7 @@ def test_more_numbers_than_are_drawn():
     assert torch.corrcoef(tensor[::250]).triu(1).abs().max() < 0.2
 
 
+@pytest.mark.slow
 def test_a_tensor_is_the_same_whatever_else_is_made_and_in_every_precision():
     everything = base_weights("random:small-sdxl", "unet")
     kept = base_weights("random:small-sdxl", "unet", keep=lambda name: name.startswith("mid_block."))
@@ -81,6 +82,7 @@ def test_tensors_share_no_memory():
     assert all(tensor.untyped_storage().nbytes() == 48 for tensor in tensors.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_both_players_give_finite_numbers_of_moderate_size(dtype):
     """Half precision too: activations keep their size from layer to layer."""
@@ -102,6 +104,7 @@ def test_the_schedule_is_stable_diffusions():
     assert torch.equal(load_alphas_cumprod("random:small-sd"), scaled_linear_alphas_cumprod())
 
 
+@pytest.mark.slow
 def test_the_plans_are_those_of_the_real_ones():
     generator, discriminator = generator_of("random:small-sd", vae="random:small-taesd"), discriminator_of("random:small-sdxl")
     planned = meta_generator(generator_settings("random:small-sd", vae="random:small-taesd"))

@@ -51,6 +51,7 @@ def lora_release(sd_base, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", ["lora", "full"])
 @pytest.mark.parametrize("base", ["sd_base", "tiny_base"])
 def test_the_release_is_the_trained_generator(base, train, request, tmp_path):
@@ -66,6 +67,7 @@ def test_the_release_is_the_trained_generator(base, train, request, tmp_path):
     assert (untrained - expected).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", ["lora", "full"])
 @pytest.mark.parametrize("strength", [0.0, 0.75, 1.25])
 def test_strength_scales_what_training_changed_in_the_unet(train, strength, tmp_path, tiny_base):
@@ -105,6 +107,7 @@ def test_a_half_precision_release_is_close(tmp_path, tiny_base):
     torch.testing.assert_close(loaded.restore(lr_up), generator.restore(lr_up), rtol=0, atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["sd_base", "tiny_base"])
 def test_half_precision_inference_casts_the_networks_only(base, request, tmp_path):
     release(tmp_path / "run_8", request.getfixturevalue(base))
@@ -149,6 +152,7 @@ def test_a_release_beside_its_base_needs_nothing_else(tmp_path, lora_release, sd
     torch.testing.assert_close(load_generator(folder).restore(lr_up), load_generator(lora_release).restore(lr_up))
 
 
+@pytest.mark.slow
 def test_the_revision_it_was_trained_from_is_used_again(tmp_path, lora_release, sd_base, monkeypatch):
     folder = tmp_path / "run_8"
     shutil.copytree(lora_release, folder)

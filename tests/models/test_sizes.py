@@ -46,6 +46,7 @@ def cached(cache: Path, source: str, files: dict[str, str], commit: str = "0" * 
         path.write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("train", "dtype"), [("lora", torch.bfloat16), ("full", torch.float16)])
 @pytest.mark.parametrize("base", ["sd_base", "tiny_base"])
 def test_meta_generator_is_the_one_that_trains(base: str, train: str, dtype: torch.dtype, request: pytest.FixtureRequest) -> None:
@@ -57,6 +58,7 @@ def test_meta_generator_is_the_one_that_trains(base: str, train: str, dtype: tor
     assert meta.size_multiple == real.size_multiple and meta.autoencoder.factor == real.autoencoder.factor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["sd_base", "sdxl_base", "tiny_base"])
 def test_meta_discriminator_is_the_one_that_trains(base: str, request: pytest.FixtureRequest) -> None:
     source = str(request.getfixturevalue(base))

@@ -82,6 +82,7 @@ def test_trunk_never_reads_nor_holds_the_up_blocks(base, request, monkeypatch):
     assert parts == {"conv_in", "time_embedding", "down_blocks", "mid_block"} | ({"add_embedding"} if base == "sdxl_base" else set())
 
 
+@pytest.mark.slow
 def test_trunk_loads_from_shards_half_precision_and_pickles(sd_base, tmp_path):
     expected = load_trunk(str(sd_base)).state_dict()
     weights = load_file(sd_base / "unet" / WEIGHTS)

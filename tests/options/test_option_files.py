@@ -43,6 +43,7 @@ def test_all_option_files_of_the_issue_exist() -> None:
     assert {Path(file).stem for file in BENCHMARKS} == {"realsr", "drealsr", "realset65"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_every_option_file_loads_and_says_how_to_run_it(file: str) -> None:
     assert load(file).name

@@ -133,6 +133,7 @@ def test_an_autoencoder_that_overflows_is_computed_again_in_float32():
     assert (image - expected).abs().median() < 0.1
 
 
+@pytest.mark.slow
 def test_an_autoencoder_that_overflows_in_its_last_layer_goes_on_in_float32():
     """Rows that came out before stay; the others follow from the float32 copy."""
     generator = vae()

@@ -87,6 +87,7 @@ def test_tiled_is_untiled_in_float32(config: dict, largest: float) -> None:
     assert max(errors(network, (200, 72), 56)) < largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_tiled_is_as_close_to_the_truth_as_untiled(dtype: torch.dtype) -> None:
     exact, network = autoencoder(WIDE), autoencoder(WIDE, dtype)

@@ -134,6 +134,7 @@ def test_iterations_scale_what_is_counted_in_them() -> None:
     assert (train.adversarial_start, train.scheduler.warmup_iter) == (7, 2)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_of_what_decides_the_weights() -> None:
     def of(stem: str, *forced: str, iterations: int = 300, processes: int = 1) -> str:
         return fingerprint(lay_over(ABLATIONS / f"{stem}.yml", read_base(TINY, forced, iterations), STAND_INS).options, processes)

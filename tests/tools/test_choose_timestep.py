@@ -41,6 +41,7 @@ def found(folder: Path) -> dict:
     return json.loads((folder / "choose_timestep.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write_base", [write_tiny_base, write_sd_base])
 def test_both_files_are_written_and_no_unet_is_needed(photos: Path, capsys, write_base) -> None:
     shutil.rmtree(write_base(photos / "base") / "unet")
@@ -57,6 +58,7 @@ def test_both_files_are_written_and_no_unet_is_needed(photos: Path, capsys, writ
         assert picture.size == (1100, 880)
 
 
+@pytest.mark.slow
 def test_the_batch_size_makes_no_difference(photos: Path) -> None:
     write_tiny_base(photos / "base")
     results = []
@@ -68,6 +70,7 @@ def test_the_batch_size_makes_no_difference(photos: Path) -> None:
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-6) == pytest.approx(results[2][name], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_degradation_decides(photos: Path) -> None:
     write_tiny_base(photos / "base")
     harmless = "degradation={stages: [{blur_prob: 0, resize_prob: [0, 0, 1], noise_range: [0, 0], jpeg_prob: 0}], final_sinc_prob: 0}"

@@ -28,6 +28,7 @@ def draw(roots: dict[str, Path], *more: str) -> int:
     return main(["--results", *methods, "--suffix", "two=_x4", "-o", str(roots["out/figure"]), *more])
 
 
+@pytest.mark.slow
 def test_all_pictures_are_labelled_in_order_and_boxes_are_told(roots: dict[str, Path], capsys) -> None:
     assert (
         draw(

@@ -64,6 +64,7 @@ def test_a_training_file_shows_both_players(capsys: pytest.CaptureFixture[str], 
     assert f"everything {discriminator / 1e6:.2f} M".split() in [line[:3] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_training_without_discriminator(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     small = f"network_g.pretrained={write_tiny_base(tmp_path)}"
     lines = printed(capsys, "options/ablations/disc_none.yml", "--size", "64", "--force_yml", small)
@@ -80,6 +81,7 @@ def test_the_small_base_by_its_own_config(capsys: pytest.CaptureFixture[str], tm
     assert f"VAE encode {transform:.2f} 0.00".split() in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

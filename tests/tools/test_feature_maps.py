@@ -77,6 +77,7 @@ def test_the_names_of_the_taps_are_as_many_as_the_taps() -> None:
     assert {name: len(taps) for name, taps in NAMES.items()} == {name: len(backbone.taps) for name, backbone in BACKBONES.items()}
 
 
+@pytest.mark.slow
 def test_distances_are_printed_where_alpha_and_beta_are_given(files: list[str], tmp_path: Path, capsys) -> None:
     weights = tmp_path / "dists.pth"
     torch.save({"alpha": torch.full((1, 1475, 1, 1), 0.1), "beta": torch.full((1, 1475, 1, 1), 0.1)}, weights)

@@ -19,6 +19,7 @@ def write_run(folder: Path, offset: float) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_number_of_every_run_is_kept_and_drawn(tmp_path: Path, capsys) -> None:
     runs = [str(write_run(tmp_path / name, offset)) for name, offset in (("first", 0.5), ("second", 1.5))]
     assert main([*runs, "-o", str(tmp_path / "out"), "--title", "Two runs"]) == 0
@@ -32,6 +33,7 @@ def test_every_number_of_every_run_is_kept_and_drawn(tmp_path: Path, capsys) -> 
     assert ">learning_rate<" not in svg
 
 
+@pytest.mark.slow
 def test_what_is_drawn_can_be_chosen(tmp_path: Path, capsys) -> None:
     run = str(write_run(tmp_path / "run", 0.0))
     sizes = []
@@ -44,6 +46,7 @@ def test_what_is_drawn_can_be_chosen(tmp_path: Path, capsys) -> None:
     assert "no run has 'msee'; known: mse, real_logits, learning_rate, pairs/psnr" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_that_are_called_alike_get_their_paths(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / parent / "run", 0.0)) for parent in ("a", "b")]
     assert main([*runs, "-o", str(tmp_path / "out")]) == 0

@@ -40,6 +40,7 @@ def arguments(photos: Path, out: Path, *more: str) -> list[str]:
     return ["--data", str(photos), "--out", str(out), *small, *more]
 
 
+@pytest.mark.slow
 def test_the_base_can_be_read_and_has_learned(photos: Path, tmp_path: Path) -> None:
     assert pretrain_tiny.main(arguments(photos, tmp_path / "base")) == 0
     unet, autoencoder = load_unet(str(tmp_path / "base")), load_autoencoder(str(tmp_path / "base"))
@@ -60,6 +61,7 @@ def test_the_base_can_be_read_and_has_learned(photos: Path, tmp_path: Path) -> N
     assert abs(level.mean()) < 0.3 and 0.7 < level.std() < 1.3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_like_an_uninterrupted_one(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pretrain_tiny.main(arguments(photos, tmp_path / "whole")) == 0
     loss, calls = pretrain.denoising_loss, []
@@ -132,6 +134,7 @@ def test_a_missing_folder_is_one_message(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "base").exists()
 
 
+@pytest.mark.slow
 def test_a_base_of_another_shape_shares_the_latents(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pretrain_tiny.main(arguments(photos, tmp_path / "base")) == 0
     shape = ["--channels", "16", "32", "48", "--layers", "3", "1", "1", "--seed", "1", "--precision", "fp32"]

@@ -56,6 +56,7 @@ def test_the_seed_decides(tmp_path):
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.slow
 def test_its_files_hold_what_the_source_in_memory_makes(tmp_path):
     main(["small-sd", str(tmp_path), "--seed", "3"])
     for made, read in ((load_unet(f"random:small-sd{seed}").state_dict(), load_file(tmp_path / "unet" / WEIGHTS)) for seed in (":3", "")):

@@ -38,6 +38,7 @@ def read(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_the_box_is_where_it_should_be_and_the_crops_show_it_alone(tmp_path: Path) -> None:
     files = draw_crops(tmp_path / "figure", [block(5)], 5.5)
     assert [file.name for file in files] == ["figure.pdf", "figure.svg", "figure.png"]
@@ -75,6 +76,7 @@ def test_a_layout_fills_the_width_and_its_parts_add_up(crops: int, rows: int) ->
     assert layout.whole[0] / layout.whole[1] == pytest.approx(80 / 60) and layout.crop[0] / layout.crop[1] == pytest.approx(1.5)
 
 
+@pytest.mark.slow
 def test_labels_are_text_and_below_their_picture(tmp_path: Path) -> None:
     files = draw_crops(tmp_path / "figure", [block(2), block(3)], 5.5)
     svg = files[1].read_text(encoding="utf-8")

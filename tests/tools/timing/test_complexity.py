@@ -98,6 +98,7 @@ def test_stages_at_1024_pixels() -> None:
     assert [round(macs.everything / 1e9, 1) for macs in stages.values()] == [2439.5, 2337.5, 5235.2]
 
 
+@pytest.mark.slow
 def test_a_size_the_generator_cannot_have() -> None:
     generator = meta_generator(generator_settings(SD21), adapted=False)
     for size in (0, -64, 100):
