@@ -46,8 +46,8 @@ class NameTable(Sequence[str]):
         return len(self._starts) - 1
 
     def __getitem__(self, index: int) -> str:
-        place = range(len(self))[index]
-        start, end = self._starts[place : place + 2].tolist()
+        number = range(len(self))[index]
+        start, end = self._starts[number : number + 2].tolist()
         return os.fsdecode(self._text[start:end])
 
 

@@ -23,8 +23,8 @@ class DrawnResize:
     width: int
 
     def __str__(self) -> str:
-        how = "" if self.direction == "final" else f"{self.direction} x{self.factor:.2f} "
-        return f"{how}to {self.width}x{self.height} by {self.mode}"
+        change = "" if self.direction == "final" else f"{self.direction} x{self.factor:.2f} "
+        return f"{change}to {self.width}x{self.height} by {self.mode}"
 
 
 def _draw_mode(generator: np.random.Generator) -> str:

@@ -53,8 +53,8 @@ class DrawnDegradation:
         for number, stage in enumerate(self.stages, start=1):
             text += [f"pass {number}", *(f"  {line}" for line in stage.lines())]
         end = [f"  resize {self.final_resize}", f"  filter {self.final_sinc}" if self.final_sinc else "  no final filter"]
-        place = len(text) if self.final_order == "jpeg, resize" else len(text) - 1
-        return "\n".join(text[:place] + end + text[place:])
+        before = len(text) if self.final_order == "jpeg, resize" else len(text) - 1
+        return "\n".join(text[:before] + end + text[before:])
 
 
 def _draw_stage(generator: np.random.Generator, stage: DegradationStage, base_size: tuple[int, int]) -> DrawnStage:

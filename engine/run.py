@@ -124,8 +124,8 @@ def save_best(run: Run, folder: Path, metrics: dict[str, float], best: str) -> N
 
 def _releases(run: Run, folder: Path) -> list[tuple[Path, bool]]:
     """The released folders of this iteration, and whether each holds the averaged weights."""
-    place = folder / "models" / f"{run.name}_{run.iteration}"
-    return [(place, False)] + ([(place.with_name(f"{place.name}_ema"), True)] if run.average is not None else [])
+    release = folder / "models" / f"{run.name}_{run.iteration}"
+    return [(release, False)] + ([(release.with_name(f"{release.name}_ema"), True)] if run.average is not None else [])
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -85,9 +85,9 @@ def write_scores(
         interval_table({method: intervals[method] for method in in_order if method in intervals}, available.metrics),
         missing_list(available),
     ]
-    said = notes(protocol | {"metrics": _options(available), "weights": _weights(available) or "none needed"} | versions(LIBRARIES))
+    conditions = notes(protocol | {"metrics": _options(available), "weights": _weights(available) or "none needed"} | versions(LIBRARIES))
     bold = "Bold: best, underlined: second best of the methods" + (f"; {' and '.join(unmarked)} to compare with." if unmarked else ".")
-    text = [*tables[:1], bold, *tables[1:], said, f"```\n{shlex.join(command)}\n```"]
+    text = [*tables[:1], bold, *tables[1:], conditions, f"```\n{shlex.join(command)}\n```"]
     write_text(folder / "scores.md", "\n\n".join(part for part in text if part) + "\n")
     return "\n\n".join(table for table in tables if table)
 

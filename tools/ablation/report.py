@@ -84,7 +84,7 @@ def what_stood_for_what(rows: Sequence[Row]) -> str:
 
 def _values(by_variant: Mapping[str, Any]) -> str:
     """One value, or each with the variants that have it."""
-    said: dict[str, list[str]] = {}
+    labels_of: dict[str, list[str]] = {}
     for label, value in by_variant.items():
-        said.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(label)
-    return next(iter(said)) if len(said) == 1 else "; ".join(f"{value} ({', '.join(labels)})" for value, labels in said.items())
+        labels_of.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(label)
+    return next(iter(labels_of)) if len(labels_of) == 1 else "; ".join(f"{value} ({', '.join(labels)})" for value, labels in labels_of.items())

@@ -66,8 +66,8 @@ def perceptual_distances(pictures: Iterable[tuple[Tensor, Tensor]], weights: str
     pictures: (sr, hr), each (3, H, W) in [0, 1]. weights: see `losses.features.build_features`.
     Raises ValueError (file) or OSError (download).
     """
-    how = {"weight": 1, "backbone": "squeezenet1_1", "backbone_weights": weights}
-    distances = {name: build_perceptual(PerceptualSettings(type=kind, **how)) for name, kind in DISTANCES.items()}
+    backbone = {"backbone": "squeezenet1_1", "backbone_weights": weights}
+    distances = {name: build_perceptual(PerceptualSettings(type=kind, weight=1, **backbone)) for name, kind in DISTANCES.items()}
     found: dict[str, list[float]] = {name: [] for name in distances}
     with no_grad():
         for sr, hr in pictures:

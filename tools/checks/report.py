@@ -26,11 +26,11 @@ def verdict(report: Mapping[str, Any]) -> str:
     """One sentence."""
     named = {status: [step["name"] for step in report["steps"] if step["status"] == status] for status in ("ok", "failed", "skipped")}
     waiting = report["asked"][len(report["steps"]) :]
-    said = [f"{len(named['ok'])} of {len(report['asked'])} steps ran and are well"]
-    said += [f"**failed**: {', '.join(named['failed'])}"] if named["failed"] else []
-    said += [f"not run: {', '.join(named['skipped'])}"] if named["skipped"] else []
-    said += [f"**not finished**, still to come: {', '.join(waiting)}"] if waiting else []
-    return "; ".join(said) + "."
+    clauses = [f"{len(named['ok'])} of {len(report['asked'])} steps ran and are well"]
+    clauses += [f"**failed**: {', '.join(named['failed'])}"] if named["failed"] else []
+    clauses += [f"not run: {', '.join(named['skipped'])}"] if named["skipped"] else []
+    clauses += [f"**not finished**, still to come: {', '.join(waiting)}"] if waiting else []
+    return "; ".join(clauses) + "."
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
