@@ -87,4 +87,6 @@ def _values(by_variant: Mapping[str, Any]) -> str:
     labels_of: dict[str, list[str]] = {}
     for label, value in by_variant.items():
         labels_of.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(label)
-    return next(iter(labels_of)) if len(labels_of) == 1 else "; ".join(f"{value} ({', '.join(labels)})" for value, labels in labels_of.items())
+    if len(labels_of) == 1:
+        return next(iter(labels_of))
+    return "; ".join(f"{value} ({', '.join(labels)})" for value, labels in labels_of.items())
