@@ -17,8 +17,6 @@ from tools.checks import common, correctness, iteration, restoring, small_model,
 from tools.checks.common import Setting, attempt, row
 from tools.checks.report import markdown, shown
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(gpu_check.__file__).resolve().parents[1]
 WRITE = """
 import json, os, subprocess, sys, time
@@ -27,6 +25,8 @@ def put(what, status="ok", **values):
     file.write(json.dumps({{"what": what, "values": values, "note": "a|b", "status": status}}) + "\\n")
     file.flush()
 """
+pytestmark = pytest.mark.slow
+
 STEPS = {
     "good": "put('one', x=1.5)",
     "raises": "put('one', x=2.5); raise KeyError('no such thing')",
