@@ -11,7 +11,8 @@ SOBEL_MODES = ("channel", "grey")
 
 def luma(images: Tensor) -> Tensor:
     """BT.601 luma of RGB images: (N, 3, H, W) -> float32 (N, 1, H, W), same range."""
-    return sum(weight * images[:, index : index + 1].float() for index, weight in enumerate(LUMA))
+    images = images.float()
+    return sum(weight * images[:, index : index + 1] for index, weight in enumerate(LUMA))
 
 
 def sobel_gradients(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -233,7 +233,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
         assert not anchor or anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_path_that_a_page_names_is_there(page: str) -> None:
     """`losses/sobel.py`, and `losses/sobel.py: sobel` with the name in it; capitals stand for a name to be."""
     folders = {path.name for path in ROOT.iterdir() if path.is_dir()}

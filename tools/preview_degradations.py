@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line of this tool; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", metavar="IMAGE", help="a sharp picture (HR)")
@@ -28,7 +28,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the picture, writes the sheet. Exits with a message on a user's mistake."""
-    parsed = parse_arguments(arguments)
+    parsed = parse_args(arguments)
 
     from tools.figures.degradations import write_sheet  # late: --help and mistakes answer at once
 

@@ -18,8 +18,6 @@ from tools.checks.report import markdown, shown
 from tools.checks.run_step import MODULES
 from tools.checks.step import Setting, attempt, row
 
-pytestmark = pytest.mark.slow
-
 WRITE = """
 import json, os, subprocess, sys, time
 file = open({rows!r}, "a")
@@ -27,6 +25,8 @@ def put(what, status="ok", **values):
     file.write(json.dumps({{"what": what, "values": values, "note": "a|b", "status": status}}) + "\\n")
     file.flush()
 """
+pytestmark = pytest.mark.slow
+
 STEPS = {
     "good": "put('one', x=1.5)",
     "raises": "put('one', x=2.5); raise KeyError('no such thing')",

@@ -14,7 +14,7 @@ from degradations.blur import usm_sharpen
 from degradations.second_order import degrade
 from degradations.stage import Degradation, DegradationStage
 from tools.figures.degradations import MARGIN, build_sheet, centre_crop
-from tools.preview_degradations import main, parse_arguments
+from tools.preview_degradations import main, parse_args
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,7 +105,7 @@ def test_mistakes_end_with_one_line(photo, monkeypatch, arguments):
 
 def test_impossible_numbers_are_refused(capsys):
     with pytest.raises(SystemExit):
-        parse_arguments(["photo.png", "-n", "0"])
+        parse_args(["photo.png", "-n", "0"])
     assert "-n and --crop must be at least 1" in capsys.readouterr().err
 
 
