@@ -67,7 +67,7 @@ def tracked() -> list[Path]:
 
 def test_the_readme_begins_with_two_commands() -> None:
     commands = re.findall(r"^\s*(pip install .+? && .+?)\s*$", read("README.md"), re.MULTILINE)
-    assert commands == [f"{INSTALL} && {MAIN_JOB}", f'{INSTALL_FOR_TESTS} && {TESTS} -m "not slow"']
+    assert commands == [f"{INSTALL} && {MAIN_JOB}", f'{INSTALL_FOR_TESTS} && {TESTS} -m "not slow" -n auto']
 
 
 def test_ci_runs_what_the_readme_says_and_the_slow_tests() -> None:

@@ -14,7 +14,7 @@ sys.argv = sys.argv[1:]
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:
-    heavy = {"torch", "diffusers", "peft", "cv2", "matplotlib"} & set(sys.modules)
+    heavy = {"torch", "diffusers", "peft", "cv2", "matplotlib", "huggingface_hub"} & set(sys.modules)
     assert not heavy, heavy
 """
 
@@ -35,10 +35,14 @@ def test_something_heavy_would_be_seen(tmp_path: Path) -> None:
     assert "AssertionError: {'cv2'}" in run(tmp_path / "slow.py").stderr
 
 
+VARIANT = ["options/ablations/loss_mse.yml", "--score", "a", "b", "-o", "out"]
 MISTAKES = [
+    ("ablate.py", [*VARIANT, "--force_yml", "train.x=1"], "train.x: unknown key"),
+    ("ablate.py", [*VARIANT, "--iterations", "0"], "--iterations: expected at least 1, got 0"),
     ("benchmark.py", ["-opt", "no.yml", "-o", "x"], "no.yml"),
     ("benchmark.py", ["-opt", "options/test.yml", "-o", "x", "--force_yml", "tyle=1"], "tyle"),
     ("choose_timestep.py", ["-opt", "options/train_tiny.yml", "--pictures", "0"], "--pictures must be at least 1, got 0"),
+    ("compare_crops.py", ["--results", "a=b", "--boxes", "1,2", "-o", "out"], "--boxes: expected left,top,width,height"),
     ("export.py", ["-opt", "options/test.yml", "-o", "x", "--force_yml", "network_g.pth=x"], "network_g.pth"),
     ("feature_maps.py", ["a.png", "-o", "x", "--width", "0"], "--width must be above 0"),
     ("gpu_check.py", ["-o", "x", "--only", "y"], "--only y: no such step"),
@@ -46,6 +50,8 @@ MISTAKES = [
     ("plot_features.py", ["-opt", "options/train_tiny.yml", "--lr", "a", "--hr", "b", "-o", "x", "--timesteps", "1000"], "got 1000"),
     ("pretrain_tiny.py", ["--data", "a"], "--out"),
     ("random_base.py", ["sd3", "x"], "sd21-base"),
+    ("score.py", ["--results", "word", "-o", "out"], "--results: expected NAME=VALUE, got 'word'"),
+    ("score.py", ["--results", "a=b", "--crop_border", "-1", "-o", "out"], "--crop_border must not be negative, got -1"),
 ]
 
 
