@@ -25,7 +25,7 @@ from data.image_files import reason
 from data.image_io import IMAGE_EXTENSIONS, image_size, list_images
 from data.records import check_fields, read_records, write_records
 from data.sources import progress_bar, some
-from data.whole_files import write_folder
+from data.whole_files import refuse_leftovers, write_folder
 
 VERSION = 1
 _KIND = "d3sr-shard-index"
@@ -149,6 +149,7 @@ def write_shards(images: Iterable[tuple[str, Mapping[str, Any]]], folder: str | 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: already there; shards are written to a new folder")
+    refuse_leftovers(folder)
 
     def write(temporary: Path) -> None:
         pattern = f"{str(temporary.absolute()).replace('%', '%%')}/%05d.tar"

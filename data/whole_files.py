@@ -63,6 +63,13 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # gone already if all went well
 
 
+def refuse_leftovers(folder: Path) -> None:
+    """Before `write_folder` writes where a user may have folders of that name: raises ValueError where it would remove one."""
+    for beside in (folder.with_name(folder.name + ending) for ending in (TEMPORARY, FORMER)):
+        if beside.exists():
+            raise ValueError(f"{beside} is in the way; if a run was killed while it wrote {folder}, remove it, else choose another folder")
+
+
 def _put_in_place(temporary: Path, folder: Path) -> None:
     # Deleting the former folder in its place would take long enough for a kill to leave half of it.
     former = folder.with_name(folder.name + FORMER)

@@ -191,7 +191,7 @@ class Housekeeping:
         if self.best not in scores:
             self.log.warning(f"val.best: nothing was scored by {self.best} at iteration {iteration}, so it cannot be the best")
             return
-        lower_better = {metric.name: metric.lower_better for metric in self.validation.metrics}[self.best.partition("/")[2]]
-        if self.history.is_best(iteration, self.best, lower_better) and self.world.is_main:
+        judge = next(metric for metric in self.validation.metrics if metric.name == self.best.partition("/")[2])
+        if self.history.is_best(iteration, self.best, judge) and self.world.is_main:
             save_best(run, self.folder, scores, self.best)
             self.log.info(f"the best so far by {self.best}: {scores[self.best]:.6g}")

@@ -17,7 +17,7 @@ from models.generator import Generator
 from restoring.pictures import restore_picture
 from scoring.metrics import Metric
 from scoring.report import ImageScores, mean_scores, picture_sheet, score_image
-from scoring.tables import BICUBIC, HR, OURS
+from scoring.tables import BICUBIC, HR, OURS, shortfall
 
 SHEET_ROWS = 6
 NAMED = 3
@@ -139,12 +139,15 @@ class ValidationHistory:
         if write:
             write_text(self.file, json.dumps({str(number): one for number, one in sorted(self._of.items())}, indent=2) + "\n")
 
-    def is_best(self, iteration: int, metric: str, lower_better: bool) -> bool:
-        """Whether the scores of `iteration` are better by `metric` ("SET/METRIC") than all before; never where a picture failed."""
-        value = self._value(iteration, metric)
-        before = [self._value(other, metric) for other in self._of if other < iteration]
-        sign = -1 if lower_better else 1
-        return value is not None and all(other is None or sign * value > sign * other for other in before)
+    def is_best(self, iteration: int, name: str, metric: Metric) -> bool:
+        """Whether the scores of `iteration` are better by `name` ("SET/METRIC") than all before; never where a picture failed."""
+
+        def rank(one: int) -> float | None:
+            value = self._value(one, name)
+            return None if value is None else shortfall(value, metric.lower_better, metric.best_at)
+
+        own, before = rank(iteration), [rank(other) for other in self._of if other < iteration]
+        return own is not None and all(other is None or own < other for other in before)
 
     def _value(self, iteration: int, metric: str) -> float | None:
         one = self._of[iteration]

@@ -21,17 +21,19 @@ def direction(lower_better: bool, best_at: float | None = None) -> tuple[str, st
     return ("↓", "lower is better") if lower_better else ("↑", "higher is better")
 
 
+def shortfall(value: float, lower_better: bool, best_at: float | None = None) -> float:
+    """How far a score is from the best, up to a constant: less is better. best_at: as for `direction`."""
+    if best_at is not None:
+        return abs(value - best_at)
+    return value if lower_better else -value
+
+
 def best_two(values: Iterable[float | None], lower_better: bool, best_at: float | None = None) -> tuple[str | None, str | None]:
     """The best and the second best of several values, as `number` writes them, so what looks the same is marked the same.
 
-    None where there is nothing to be told apart: a single value has no best, two have no second best. best_at: as for `direction`; then
-    the nearest to it is the best.
+    None where there is nothing to be told apart: a single value has no best, two have no second best. best_at: as for `direction`.
     """
-    known = [value for value in values if value is not None]
-    if best_at is not None:
-        known.sort(key=lambda value: abs(value - best_at))
-    else:
-        known.sort(reverse=not lower_better)
+    known = sorted((value for value in values if value is not None), key=lambda value: shortfall(value, lower_better, best_at))
     shown = [*dict.fromkeys(map(number, known)), None]
     return (shown[0] if len(known) > 1 else None), (shown[1] if len(known) > 2 else None)
 

@@ -34,3 +34,16 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def taesd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_taesd(tmp_path_factory.mktemp("taesd"))
+
+
+@pytest.fixture
+def empty_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing has been downloaded yet, and a download fails the test."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "torch"))

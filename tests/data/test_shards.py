@@ -110,6 +110,10 @@ def test_shards_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone.png: no such file"):
         write_shards([(str(good), {}), (str(tmp_path / "gone.png"), {})], tmp_path / "out", 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
+    (tmp_path / "out.tmp").mkdir()
+    with pytest.raises(ValueError, match="out.tmp is in the way"):
+        write_shards([(str(good), {})], tmp_path / "out", 1)
+    (tmp_path / "out.tmp").rmdir()
     write_shards([(str(good), {})], tmp_path / "out", 1)
     with pytest.raises(ValueError, match="out: already there"):
         write_shards([(str(good), {})], tmp_path / "out", 1)

@@ -15,25 +15,14 @@ from models.release import CONFIG_FILE, GENERATOR_FILE
 from models.sizes import parameter_summary
 from options.d3sr import TrainOptions, load_train_options
 from tests.short_training import OPTIONS
-from tests.tiny_models import discriminator_of, generator_of, write_sd_base, write_taesd, write_tiny_base
+from tests.tiny_models import discriminator_of, generator_of, write_sd_base, write_taesd
+
+pytestmark = pytest.mark.usefixtures("empty_caches")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_tiny_base(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty cache, and a download fails the test."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a download was tried")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "torch"))
+@pytest.fixture
+def base(tiny_base: Path) -> str:
+    return str(tiny_base)
 
 
 def bare(*changes: str) -> TrainOptions:

@@ -18,28 +18,17 @@ from options.d3sr import TrainOptions
 from options.datasets import MetricOptions
 from tests.engine.test_distributed import in_processes
 from tests.short_training import options_of
-from tests.tiny_models import write_tiny_base
 
 MAIN = World(0, 1, torch.device("cpu"))
 PARTS = ("unet", "vae", "scheduler")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_tiny_base(tmp_path_factory.mktemp("tiny")))
+pytestmark = pytest.mark.usefixtures("empty_caches")
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty cache, and a download fails the test."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a download was tried")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "torch"))
+@pytest.fixture
+def base(tiny_base: Path) -> str:
+    return str(tiny_base)
 
 
 def describe_base(source: str, revision: str | None, parts: tuple[str, ...]) -> str:

@@ -44,6 +44,8 @@ class MeanDifference:
 
     name: str
     needs_hr: bool = True
+    lower_better: bool = True
+    best_at: float | None = None
 
     def __call__(self, sr: np.ndarray, hr: np.ndarray | None = None) -> float:
         if self.name == "picky" and sr.shape[0] < 12:
@@ -187,15 +189,25 @@ def test_a_validation_of_sets_warns_of_what_failed_and_goes_on(
         assert failed == 5 and scores == {} and "No space left" in told[0] and "good" in told[0]
 
 
+HIGHER, LOWER = (MeanDifference("score", lower_better=lower) for lower in (False, True))
+
+
 @pytest.mark.parametrize(
-    ("lower_better", "values", "best"), [(False, (3.0, 2.0, 3.0, 4.0), [10, 40]), (True, (3.0, 3.0, 2.0, 4.0), [10, 30])]
+    ("metric", "values", "best"),
+    [
+        (HIGHER, (3.0, 2.0, 3.0, 4.0), [10, 40]),
+        (LOWER, (3.0, 3.0, 2.0, 4.0), [10, 30]),
+        (MeanDifference("score", best_at=1.0), (0.7, 1.2, 1.3, 0.9), [10, 20, 40]),
+    ],
 )
-def test_the_best_is_the_first_of_the_best_also_after_a_restart(tmp_path: Path, lower_better: bool, values: tuple, best: list[int]) -> None:
+def test_the_best_is_the_first_of_the_best_also_after_a_restart(
+    tmp_path: Path, metric: MeanDifference, values: tuple, best: list[int]
+) -> None:
     found, file = [], tmp_path / "validations.json"
     for iteration, value in zip((10, 20, 30, 40), values, strict=True):
         validations = ValidationHistory(file, until=iteration)
         validations.add(iteration, {"set/score": value, "set/other": -value}, 0, write=True)
-        if validations.is_best(iteration, "set/score", lower_better):
+        if validations.is_best(iteration, "set/score", metric):
             found.append(iteration)
     assert found == best
     assert json.loads(file.read_text())["20"] == {"scores": {"set/score": values[1], "set/other": -values[1]}, "failed": 0}
@@ -210,7 +222,7 @@ def test_a_run_that_goes_back_forgets_what_came_later(tmp_path: Path) -> None:
     earlier = ValidationHistory(file, until=15)
     assert 10 in earlier and 20 not in earlier
     earlier.add(20, {"set/score": 2.0}, 0, write=True)
-    assert earlier.is_best(20, "set/score", lower_better=False)
+    assert earlier.is_best(20, "set/score", HIGHER)
 
 
 def test_means_over_what_was_left_are_neither_the_best_nor_to_be_beaten(tmp_path: Path) -> None:
@@ -218,5 +230,5 @@ def test_means_over_what_was_left_are_neither_the_best_nor_to_be_beaten(tmp_path
     validations.add(1, {"set/score": 5.0}, 0, write=False)
     validations.add(2, {"set/score": 99.0}, 1, write=False)
     validations.add(3, {"set/score": 6.0}, 0, write=False)
-    assert [validations.is_best(n, "set/score", False) for n in (1, 2, 3)] == [True, False, True]
-    assert not validations.is_best(3, "set/absent", False) and not (tmp_path / "none.json").exists()
+    assert [validations.is_best(n, "set/score", HIGHER) for n in (1, 2, 3)] == [True, False, True]
+    assert not validations.is_best(3, "set/absent", HIGHER) and not (tmp_path / "none.json").exists()

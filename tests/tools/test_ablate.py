@@ -229,12 +229,21 @@ def test_the_table_marks_the_best_of_what_was_trained() -> None:
 
 
 def test_the_look_nearest_to_hrs_is_best() -> None:
-    rows = [
-        Row(label=label, scores=[CheckpointScores(mean={"flat_texture": value}, bicubic={}, lower_better={"flat_texture": True}, images=2)])
-        for label, value in (("washed out", -0.5), ("good", 0.1))
-    ]
-    text = markdown_table(rows, {"flat_texture": True})
-    assert "flat_texture → 0" in text and "**0.1000**" in text and "**-0.5000**" not in text
+    known = {"lower_better": {"flat": True}, "best_at": {"flat": 0.0}, "bicubic": {}, "images": 2}
+    means = {"washed out": -0.5, "good": 0.1}
+    rows = [Row(label=label, scores=[CheckpointScores(mean={"flat": value}, **known)]) for label, value in means.items()]
+    text = markdown_table(rows, {"flat": True})
+    assert "flat → 0" in text and "**0.1000**" in text and "**-0.5000**" not in text
+
+
+def test_what_is_best_of_a_metric_goes_by_its_type_not_by_its_name(tmp_path: Path) -> None:
+    metrics = {"mine": {"type": "flat_texture", "lower_better": True}, "flat_texture": {"type": "psnr", "lower_better": False}}
+    document = {"metrics": metrics, "mean": {"ours": {"mine": 0.1, "flat_texture": 20.0}}, "images_scored": 1}
+    (tmp_path / "metrics.json").write_text(json.dumps(document))
+    found = ablation_runs.read_metrics(tmp_path / "metrics.json")
+    assert found.best_at == {"mine": 0.0}
+    ablation_runs.write_scores(tmp_path / "scores.json", found)
+    assert ablation_runs.read_scores(tmp_path / "scores.json") == found
 
 
 def test_several_seeds_show_their_spread() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.whole_files import write_text
+from scoring.looks import BEST_AT
 from scoring.tables import BICUBIC, OURS
 from tools.ablation.tables import CheckpointScores
 
@@ -61,7 +62,9 @@ def read_metrics(file: Path) -> CheckpointScores:
     document = json.loads(file.read_text(encoding="utf-8"))
     mean = document["mean"]
     lower = {name: metric["lower_better"] for name, metric in document["metrics"].items()}
-    return CheckpointScores(mean=mean[OURS], bicubic=mean.get(BICUBIC, {}), lower_better=lower, images=document["images_scored"])
+    best_at = {name: BEST_AT[metric["type"]] for name, metric in document["metrics"].items() if metric["type"] in BEST_AT}
+    known = {"lower_better": lower, "best_at": best_at, "images": document["images_scored"]}
+    return CheckpointScores(mean=mean[OURS], bicubic=mean.get(BICUBIC, {}), **known)
 
 
 def read_scores(file: Path) -> CheckpointScores | None:

@@ -11,7 +11,6 @@ from torch import Tensor, no_grad
 
 from losses.perceptual import build_perceptual
 from losses.settings import PerceptualSettings
-from scoring.looks import BEST_AT
 from scoring.tables import MISSING, best_two, csv_text, direction, markdown_text, number
 
 DISTANCES = {"LPIPS*": "lpips", "DISTS*": "dists"}
@@ -26,6 +25,8 @@ class CheckpointScores:
     bicubic: dict[str, float | None]
     lower_better: dict[str, bool]
     images: int
+    best_at: dict[str, float] = field(default_factory=dict)
+    """Of the metrics that have worse scores on both sides of their best."""
 
     def extended(self, distances: Mapping[str, float]) -> "CheckpointScores":
         """With more metrics, of which lower is better."""
@@ -79,7 +80,8 @@ def perceptual_distances(pictures: Iterable[tuple[Tensor, Tensor]], weights: str
 def markdown_table(rows: Sequence[Row], lower_better: Mapping[str, bool]) -> str:
     """Metric columns in the order of `lower_better`, with an arrow to the better end. Several runs: mean ± standard deviation."""
     notes = list(dict.fromkeys(name for row in rows for name in row.notes))
-    heading = ["variant", "what", *notes, *(f"{name} {direction(lower, BEST_AT.get(name))[0]}" for name, lower in lower_better.items())]
+    best_at = {name: value for row in rows for scores in row.scores for name, value in scores.best_at.items()}
+    heading = ["variant", "what", *notes, *(f"{name} {direction(lower, best_at.get(name))[0]}" for name, lower in lower_better.items())]
     lines = []
     for row in rows:
         what = f"failed: {row.failure}" if row.failure else row.what
@@ -87,7 +89,7 @@ def markdown_table(rows: Sequence[Row], lower_better: Mapping[str, bool]) -> str
     for metric, lower in lower_better.items():
         means = [row.mean(metric) for row in rows]
         rivals = [mean for row, mean in zip(rows, means, strict=True) if not row.reference]
-        best, _ = best_two(rivals, lower, BEST_AT.get(metric))
+        best, _ = best_two(rivals, lower, best_at.get(metric))
         for line, row, mean in zip(lines, rows, means, strict=True):
             cell = _cell(row, metric)
             line.append(f"**{cell}**" if number(mean) == best and not row.reference else cell)

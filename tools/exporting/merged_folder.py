@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from data.whole_files import FORMER, TEMPORARY, write_folder
+from data.whole_files import refuse_leftovers, write_folder
 from engine.distributed import dtype_of
 from models.generator import Generator, load_generator
 from models.pretrained_files import read_config
@@ -49,9 +49,7 @@ def export(options: TestOptions, folder: Path, dtype: str, *, with_onnx: bool, o
 
 def check_output(folder: Path, overwrite: bool) -> None:
     """Raises ValueError where writing `folder` would destroy what is there."""
-    for beside in (folder.with_name(folder.name + ending) for ending in (TEMPORARY, FORMER)):
-        if beside.exists():
-            raise ValueError(f"{beside} is in the way; if an export was killed there, remove it, else choose another -o")
+    refuse_leftovers(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; -o names a folder")
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
