@@ -119,7 +119,9 @@ class Generator(nn.Module):
         """Restores pictures that already have the output's size: (N, 3, H, W) in [-1, 1] -> the same, clamped."""
         return self.autoencoder.decode(self.denoise(self.encode(lr_up))).float().clamp(-1.0, 1.0)
 
-    def upscale(self, image: Image, *, scale: float | None = None, tile: int = 1024, tile_overlap: int = 64) -> Image:
+    def upscale(
+        self, image: Image, *, scale: float | None = None, tile: int = 1024, tile_overlap: int = 64, color_fix: str = "wavelet"
+    ) -> Image:
         """One picture restored, whatever its size, with memory that the tile bounds.
 
         Args:
@@ -127,6 +129,7 @@ class Generator(nn.Module):
                 uint8, uint16, or float in [0, 1].
             scale: any positive number; None for the generator's own.
             tile, tile_overlap: pixels of the output; tile 0 is the whole picture at once.
+            color_fix: wavelet, adain or ycbcr: which colours are the input's again; none: the network's own.
 
         Returns:
             The same kind of object as `image`, round(scale H) x round(scale W).
@@ -136,7 +139,7 @@ class Generator(nn.Module):
         """
         from restoring.rows import upscale  # late: restoring builds on this class, which offers it for a program's convenience only
 
-        return upscale(self, image, scale=scale, tile=tile, tile_overlap=tile_overlap)
+        return upscale(self, image, scale=scale, tile=tile, tile_overlap=tile_overlap, color_fix=color_fix)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes, by name: the prompt embedding, and the adapters or the whole UNet."""

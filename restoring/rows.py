@@ -10,7 +10,8 @@ from torch import Tensor
 from models.autoencoders import Autoencoder
 from models.generator import Generator, Image
 from restoring.arrays import Canvas, to_batch
-from restoring.enlarged import Enlarged
+from restoring.color_fix import fix_rows
+from restoring.enlarged import AFTER, BEFORE, Enlarged
 from restoring.tiled_autoencoder import decode_tiled, encode_tiled
 from restoring.tiled_maps import TensorMap
 from restoring.tiling import Picture, blend_rows
@@ -23,14 +24,17 @@ def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def upscale(generator: Generator, image: Image, *, scale: float | None = None, tile: int = 1024, tile_overlap: int = 64) -> Image:
+def upscale(
+    generator: Generator, image: Image, *, scale: float | None, tile: int, tile_overlap: int, color_fix: str
+) -> Image:
     """One picture restored, in the form it came in: see `Generator.upscale`."""
     lr = to_batch(image)
     size = output_size(*lr.shape[-2:], generator.scale if scale is None else scale)
     canvas = Canvas(image, size)
     lr = lr.to(generator.prompt_embedding.device) * 2 - 1
-    for top, rows in restore_rows(generator, lr, size, tile=tile, overlap=tile_overlap, warn=warnings.warn):
-        canvas.put(top, (rows + 1) / 2)
+    rows = restore_rows(generator, lr, size, tile=tile, overlap=tile_overlap, warn=warnings.warn)
+    for top, fixed in fix_rows(rows, Enlarged(lr, size), color_fix):
+        canvas.put(top, (fixed + 1) / 2)
     return canvas.image
 
 
@@ -40,6 +44,7 @@ def restore_rows(
 ) -> Iterator[tuple[int, Tensor]]:
     """The restored picture from top to bottom.
 
+    The network sees a frame of mirrored pixels around it, which is cut off: see `restoring.enlarged`.
     The UNet's tiles overlap and are blended as latents, in float32. A block transform, whose blocks know nothing of each other, works on
     one row of tiles at a time, so that memory does not grow with the picture's height. A learned autoencoder normalises over the whole
     picture, so its layers stream one after the other over all of it (see `restoring.tiled_autoencoder`): exact, not blended.
@@ -47,7 +52,7 @@ def restore_rows(
     Args:
         lr: (1, 3, h, w) in [-1, 1], on the generator's device.
         size: (H, W) of the result, any.
-        tile, overlap: pixels of the output, rounded up to the network's grid; tile 0 is the whole picture at once.
+        tile, overlap: pixels of the output, rounded up to the network's grid. A picture within a tile, or with tile 0, is done at once.
         warn: told when half precision overflowed and a part is computed again in float32.
 
     Yields:
@@ -58,8 +63,8 @@ def restore_rows(
     """
     multiple = generator.size_multiple
     tile, overlap = (math.ceil(side / multiple) * multiple for side in (tile, overlap))
-    images = Enlarged(lr.float(), size, multiple)
-    if tile == 0 or (tile >= images.height and tile >= images.width):
+    images = Enlarged(lr.float(), size, multiple, BEFORE, AFTER)
+    if tile == 0 or tile >= max(size):
         whole = images.window(0, images.height, 0, images.width)
         rows = iter([(0, finite(generator, lambda network: _restored(network, whole), warn))])
     elif generator.autoencoder.is_blockwise:
@@ -68,8 +73,10 @@ def restore_rows(
         rows = _streamed_rows(generator, images, tile, overlap, warn)
     try:
         for top, restored in rows:
-            if top < size[0]:
-                yield top, restored[..., : size[0] - top, : size[1]].clamp(-1.0, 1.0)
+            first, last = max(top - BEFORE, 0), min(top - BEFORE + restored.shape[-2], size[0])
+            if first < last:
+                cut = restored[..., first + BEFORE - top : last + BEFORE - top, BEFORE : BEFORE + size[1]]
+                yield first, cut.clamp(-1.0, 1.0)
     except FloatingPointError as error:
         raise ValueError(f"{error}: its weights or the picture are damaged") from error
 

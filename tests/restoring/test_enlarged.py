@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from restoring.enlarged import Enlarged, extended
+from restoring.enlarged import Enlarged, mirrored
 
 SIZES = [
     (13, 29, (52, 116)),
@@ -22,15 +23,15 @@ def picture(height: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_equals_torchs_bicubic_clamped_and_padded(height, width, size):
     lr = picture(height, width)
-    expected = F.interpolate(lr, size, mode="bicubic").clamp(-1, 1)
-    for multiple in (1, 16):
-        enlarged = Enlarged(lr, size, multiple)
+    expected = F.interpolate(lr, size, mode="bicubic").clamp(-1, 1)[0].numpy()
+    for multiple, before, after in ((1, 0, 0), (16, 0, 0), (16, 16, 24), (1, 3, 2)):
+        enlarged = Enlarged(lr, size, multiple, before, after)
         whole = enlarged.window(0, enlarged.height, 0, enlarged.width)
-        bottom, right = enlarged.height - size[0], enlarged.width - size[1]
-        assert 0 <= bottom < multiple and 0 <= right < multiple
-        padded = F.pad(expected, (0, 0, 0, bottom), mode="reflect" if bottom < size[0] else "replicate")
-        padded = F.pad(padded, (0, right, 0, 0), mode="reflect" if right < size[1] else "replicate")
-        torch.testing.assert_close(whole, padded, rtol=0, atol=5e-6)
+        bottom, right = enlarged.height - size[0] - before, enlarged.width - size[1] - before
+        assert enlarged.height % multiple == enlarged.width % multiple == 0
+        assert after <= bottom < after + multiple and after <= right < after + multiple
+        padded = np.pad(expected, ((0, 0), (before, bottom), (before, right)), mode="reflect")
+        np.testing.assert_allclose(whole[0], padded, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
@@ -49,7 +50,8 @@ def test_a_large_picture_lies_where_torch_puts_it():
     torch.testing.assert_close(Enlarged(lr, (8, 8102)).window(0, 8, 8000, 8102), expected[..., 8000:], rtol=0, atol=1e-5)
 
 
-def test_extension_reflects_where_it_can_and_replicates_where_it_cannot():
-    assert extended(5, 8).tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
-    assert extended(3, 8).tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
-    assert extended(4, 4).tolist() == [0, 1, 2, 3]
+def test_mirrors_stand_in_the_first_and_last_pixel_and_see_each_other():
+    assert mirrored(5, 2, 3).tolist() == [2, 1, 0, 1, 2, 3, 4, 3, 2, 1]
+    assert mirrored(2, 3, 3).tolist() == [1, 0, 1, 0, 1, 0, 1, 0]
+    assert mirrored(1, 2, 2).tolist() == [0] * 5
+    assert mirrored(4, 0, 0).tolist() == [0, 1, 2, 3]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +8,12 @@ from torch import nn
 from models.autoencoders import Autoencoder, BlockAutoencoder
 from models.backbones import new_autoencoder
 from models.block_transform import BlockTransform
-from models.generator import Generator
+from models.generator import Generator, load_generator
 from restoring.enlarged import Enlarged
 from restoring.rows import output_size, restore_rows
 from tests.tiny_models import SMALL_VAE
+
+SHIPPED = Path(__file__).parents[2] / "weights/d3sr-tiny"
 
 
 class Noise(nn.Module):
@@ -75,7 +79,7 @@ def test_tiles_are_rounded_up_to_the_grid():
     generator = blocks()
     restored(generator, lr_picture(33, 50), (132, 200), tile=60, overlap=10)
     assert set(generator.unet.seen) == {(16, 16)}, "60 pixels become 64, which are 16 blocks"
-    assert len(generator.unet.seen) == 3 * 4, "steps of 64 - 16 pixels over 136 x 200"
+    assert len(generator.unet.seen) == 4 * 5, "steps of 64 - 16 pixels over 176 x 240: 16 above and left, 24 and what the grid wants below and right"
 
 
 @pytest.mark.parametrize(("build", "alpha_bar"), [(blocks, 0.5), (vae, 0.9)])
@@ -86,6 +90,23 @@ def test_a_network_that_looks_at_single_positions_gives_the_same_with_and_withou
     tiled = restored(generator, lr, (80, 132), tile=48)
     assert len(generator.unet.seen) > 4
     torch.testing.assert_close(tiled, whole, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("tile", [0, 256])
+def test_flat_and_smooth_pictures_have_no_strips_along_their_edges(tile):
+    """The shipped model itself: what it makes of the middle of a flat picture, it makes of the edges, whatever rest the grid leaves."""
+    generator = load_generator(SHIPPED)
+    for colour, (height, width) in {(130, 170, 210): (75, 100), (250, 250, 250): (64, 77), (192, 0, 128): (81, 64)}.items():
+        flat = np.full((height, width, 3), colour, np.uint8)
+        sr = generator.upscale(flat, tile=tile).astype(float)
+        middle = sr[100:-100, 100:-100].mean((0, 1))
+        strips = {"top": sr[:8], "left": sr[:, :8], "right": sr[:, -8:], "bottom": sr[-8:]}
+        for edge, strip in strips.items():
+            assert np.abs(strip.mean((0, 1)) - middle).max() < 0.75, (colour, edge)
+    ramp = np.linspace(40, 220, 96).astype(np.uint8)[None, :, None].repeat(72, 0).repeat(3, 2)
+    sr = generator.upscale(ramp, tile=tile).astype(float)
+    for strip in (sr[:8], sr[-8:]):
+        assert np.abs(strip.mean(0) - sr[100:-100].mean(0)).max() < 1.5
 
 
 def test_the_result_is_clamped():
@@ -154,7 +175,7 @@ def test_an_autoencoder_that_overflows_in_its_last_layer_goes_on_in_float32():
     warnings = []
     with Fails():
         image = restored(generator, lr, (96, 48), tile=32, warn=warnings.append)
-    assert len(calls) == 4 and len(warnings) == 1 and "float16" in warnings[0]
+    assert len(calls) == 2 * 3 and len(warnings) == 1 and "float16" in warnings[0], "two rows of three tiles, of which the second overflowed"
     assert (image - expected).abs().max() < 0.1
 
 
