@@ -29,7 +29,7 @@ def entry(path: str, **changes: object) -> Entry:
 
 
 def measured(root: Path, manifest: Path, workers: int = 0) -> tuple[list[Entry], int]:
-    return measure_all([root], manifest, workers=workers)
+    return measure_all([root], manifest, workers=workers)[:2]
 
 
 def test_an_entry_says_what_the_file_is(tmp_path: Path) -> None:
