@@ -18,6 +18,8 @@ IMAGE_EXTENSIONS = frozenset((*_JPEG, *_OF_SITES, *_OTHERS))
 """How the names of pictures end, in small letters. What a file holds decides when it is read."""
 HEIC_EXTENSIONS = frozenset((".heic", ".heif", ".hif", ".heics", ".heifs"))
 """Pictures too, where the package pillow-heif is installed."""
+LARGEST_FILE = 1 << 31
+"""Bytes: no file of one picture is longer, so that nobody reads a longer one whole."""
 _SIDE_FILES = frozenset(
     (".txt", ".md", ".rst", ".html", ".htm", ".css", ".js", ".json", ".jsonl", ".yml", ".yaml", ".csv", ".tsv", ".xml", ".xmp", ".aae")
     + (".thm", ".db", ".ini", ".log", ".url", ".lnk", ".index", ".py", ".sh")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.duplicates import exact_copies, near_copies, perceptual_hash
 from data.image_files import UnsuitableError, reason
 from data.image_io import read_image
-from data.listing import list_images, natural_key
+from data.listing import LARGEST_FILE, list_images, natural_key
 from data.records import check_fields, read_records, write_records
 from data.sources import some
 
@@ -63,6 +63,8 @@ def measure(file: str, path: str) -> Entry:
         status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
             raise UnsuitableError("not a regular file")
+        if status.st_size > LARGEST_FILE:
+            raise UnsuitableError(f"{status.st_size / 1e9:.1f} GB are too many for a picture")
         data = Path(file).read_bytes()
     except (OSError, UnsuitableError) as error:
         return Entry(path=path, bytes=0, mtime_ns=0, left_out=f"{_UNREADABLE}: {reason(file, error)}")

@@ -61,6 +61,8 @@ def pair_by_name(dataroot_lq: Roots, dataroot_gt: Roots | None, templates: Templ
     _refuse_failures(lr, hr)
     best = None
     for way in _ways(lr.files, None if one else hr.files, templates):
+        if one and way.templates == PLAIN and best is not None and best.matches:
+            break  # a folder with LR and HR in it: that every file pairs with itself means nothing
         if way.whole:
             remarks = ([way.remark] if way.remark else []) + _remarks(dataroot_lq, lr) + ([] if one else _remarks(dataroot_gt, hr))
             return Pairs([(file, way.hr.files[name]) for name, file in way.lr.files.items()], remarks, [])

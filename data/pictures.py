@@ -12,7 +12,7 @@ import numpy as np
 from data import manifest
 from data.image_files import reason
 from data.image_io import Box, Size, image_size, read_image
-from data.listing import list_images
+from data.listing import LARGEST_FILE, list_images
 from data.shards import shard_members, shard_paths
 from data.sources import progress_bar, some
 
@@ -158,12 +158,15 @@ def read_picture(picture: Picture, box: Box) -> np.ndarray:
 def _bytes_of(picture: Picture) -> BytesIO | None:
     """The bytes of a picture in a shard, None where the picture is a file of its own, to be opened by its name.
 
-    Raises: ValueError when that is a pipe or a device, at which a loader would wait for ever, or the shard cannot be read.
+    Raises: ValueError when that is a pipe or a device, at which a loader would wait for ever, or the shard cannot be read, or they are too
+    many for a picture.
     """
     if picture.num_bytes is None:
         if not os.path.isfile(picture.file) and os.path.exists(picture.file):
             raise ValueError(f"{picture.name}: not a regular file")
         return None
+    if picture.num_bytes > LARGEST_FILE:
+        raise ValueError(f"{picture.name}: {picture.num_bytes / 1e9:.1f} GB are too many for a picture")
     try:
         with open(picture.file, "rb") as file:
             file.seek(picture.offset)

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -104,15 +104,18 @@ def scan_shard(shard: Path) -> list[Member]:
 
     Raises: ValueError naming the tar when it is damaged, or the images when they are several of one key.
     """
-    keys: dict[str, list[tarfile.TarInfo]] = {}
+    keys: dict[str, list[Member]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
-            for info in _members(tar):
+            for info in tar:
+                if info.size < 0:
+                    raise tarfile.ReadError(f"a member of {info.size} bytes")  # which would lead in circles
                 if info.isreg() and not info.issparse() and is_image_name(info.name.rpartition("/")[2]):
-                    keys.setdefault(_key(info.name), []).append(info)
-            return [_member(shard, tar, _only(shard, key, infos)) for key, infos in keys.items()]
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{shard}: not a whole tar file ({reason(shard, error) if isinstance(error, OSError) else error})") from error
+                    keys.setdefault(_key(info.name), []).append(_member(shard, tar, info))
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:  # the last four: absurd headers
+        told = reason(shard, error) if isinstance(error, OSError) else str(error) or type(error).__name__
+        raise ValueError(f"{shard}: not a whole tar file ({told})") from error
+    return [_only(shard, key, members) for key, members in keys.items()]
 
 
 def write_index(shard: Path) -> int:
@@ -196,17 +199,6 @@ def _key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar, in its order. Raises tarfile.ReadError for everything that tarfile raises on damaged or absurd headers."""
-    try:
-        for info in tar:
-            if info.size < 0:
-                raise tarfile.ReadError(f"a member of {info.size} bytes")
-            yield info
-    except (ValueError, OverflowError, MemoryError, RecursionError) as error:
-        raise tarfile.ReadError(f"damaged headers: {error}") from error
-
-
 def _number_of_names(text: str) -> int:
     """How many names `braceexpand`, which holds all of them in memory, makes of a text; or more, but never fewer."""
 
@@ -230,12 +222,12 @@ def _number_of_names(text: str) -> int:
     return alternatives(text)
 
 
-def _only(shard: Path, key: str, infos: Sequence[tarfile.TarInfo]) -> tarfile.TarInfo:
+def _only(shard: Path, key: str, members: Sequence[Member]) -> Member:
     """The image of a key."""
-    plain = [info for info in infos if info.name.rpartition(".")[0] == key]
-    found = plain or infos
+    plain = [member for member in members if member.name.rpartition(".")[0] == key]
+    found = plain or members
     if len(found) > 1:
-        names = ", ".join(info.name for info in found)
+        names = ", ".join(member.name for member in found)
         raise ValueError(f"{shard}: several images of one key, {names}; a sample is one image (a key ends at the first dot of a name)")
     return found[0]
 
