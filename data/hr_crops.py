@@ -52,9 +52,10 @@ class HRCrops(Dataset):
         check_crop(gt_size, scale, seed)
         self.gt_size, self.scale, self.seed = gt_size, scale, seed
         self.use_hflip, self.degradation, self.usm = use_hflip, degradation, usm
-        pictures, weights = _weighted_pictures(sources)
+        pictures, weights, told = _weighted_pictures(sources)
         sizes = picture_sizes(pictures)
-        usable, self._report = usable_pictures(pictures, sizes, gt_size)
+        usable, counted = usable_pictures(pictures, sizes, gt_size)
+        self._report = "\n".join([counted, *told])
         if not usable:
             where = ", ".join(str(path) for path, _ in sources)
             raise ValueError(f"{where}: no usable training image; lower gt_size ({gt_size}) or give larger images\n{self._report}")
@@ -62,7 +63,7 @@ class HRCrops(Dataset):
         self._order = FileOrder([weights[i] for i in usable], seed)
 
     def report(self) -> str:
-        """How many images were found, which are too small and which unreadable, for the log."""
+        """How many images were found, which are too small and which unreadable, and what was passed over, for the log."""
         return self._report
 
     def __getitem__(self, n: int) -> dict[str, Any]:
@@ -111,15 +112,17 @@ def draw_crop(generator: np.random.Generator, size: Size, side: int) -> tuple[in
     return top, left, bool(generator.random() < 0.5)
 
 
-def _weighted_pictures(sources: Sequence[tuple[str | Path, float]]) -> tuple[list[Picture], list[float]]:
+def _weighted_pictures(sources: Sequence[tuple[str | Path, float]]) -> tuple[list[Picture], list[float], list[str]]:
+    """(all pictures, the weight of each, what `find_pictures` told)."""
     pictures: list[Picture] = []
+    told: list[str] = []
     weights: list[float] = []
     for path, weight in sources:
         if not 0 < weight < float("inf"):
             raise ValueError(f"{path}: its weight must be a positive number, got {weight}; leave the source out instead")
-        found = find_pictures(path)
+        found = find_pictures(path, told.append)
         pictures += found
         weights += [weight] * len(found)
     if not pictures:
         raise ValueError("no training images: dataroot_gt names no folder and no list")
-    return pictures, weights
+    return pictures, weights, told

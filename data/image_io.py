@@ -1,9 +1,5 @@
-"""Reading, writing and listing image files. In memory an image is uint8 RGB (H, W, 3) or a float32 tensor (3, H, W) in [0, 1]."""
+"""Reading and writing image files. In memory an image is uint8 RGB (H, W, 3) or a float32 tensor (3, H, W) in [0, 1]."""
 
-import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,22 +12,10 @@ from torch import Tensor
 from data.image_files import DECODE_ERRORS, UnsuitableError, orientation, read_png_tail, reason, scale_grey
 from data.whole_files import whole_file
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-
 Size = tuple[int, int]
 """(height, width) in pixels."""
 Box = tuple[int, int, int, int]
 """(top, left, height, width) in pixels: a part of an image."""
-
-_LIST_SIZE = re.compile(r"\s+\(\d+\s*,\s*\d+(\s*,\s*\d+)?\)$")
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image to read, and where its result belongs: `relative` is the path below the folder (or list) that was given."""
-
-    path: Path
-    relative: Path
 
 
 def read_image(path: str | Path, file: BinaryIO | None = None, *, size: Size | None = None, box: Box | None = None) -> np.ndarray:
@@ -123,67 +107,3 @@ def _to_rgb(image: Image.Image, box: Box) -> np.ndarray:
     if image.mode in ("P", "PA", "La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def list_images(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:
-    """All images named by files, folders (recursive, natural order, no hidden files) and `.txt` lists (see `read_list`), in that order.
-
-    Raises: ValueError when a path does not exist, is no image by its extension, or a folder or list holds no image.
-    """
-    found: list[ImageFile] = []
-    for path in [Path(paths)] if isinstance(paths, (str, Path)) else map(Path, paths):
-        if path.is_dir():
-            files = [ImageFile(path / relative, relative) for relative in sorted(_walk(path), key=natural_key)]
-        elif not path.is_file():
-            raise ValueError(f"{path}: no such file or folder; give an image, a folder of images or a .txt list")
-        elif path.suffix.lower() == ".txt":
-            files = read_list(path)
-        elif path.suffix.lower() in IMAGE_EXTENSIONS:
-            files = [ImageFile(path, Path(path.name))]
-        else:
-            raise ValueError(f"{path}: expected an image ({' '.join(IMAGE_EXTENSIONS)}), a folder or a .txt list")
-        if not files:
-            raise ValueError(f"{path}: no images in it; looked for {' '.join(IMAGE_EXTENSIONS)}")
-        found += files
-    return found
-
-
-def read_list(path: str | Path) -> list[ImageFile]:
-    """The files that a list names, one a line: `name` or BasicSR's meta-info `name (h,w,c)`; blank lines are skipped.
-
-    Relative names are below the list's folder, or below the folder above it when the first is found there only (Real-ESRGAN's layout:
-    DF2K/meta_info/list.txt names DF2K/HR/0001.png as HR/0001.png). Files are not checked here; reading them says what is wrong.
-
-    Raises: ValueError when the list itself cannot be read.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable list of image names in UTF-8 ({error})") from error
-    names = [Path(_LIST_SIZE.sub("", line.strip())) for line in lines if line.strip()]
-    first = next((name for name in names if not name.is_absolute()), None)
-    above = first is not None and not (path.parent / first).exists() and (path.parent.parent / first).exists()
-    folder = path.parent.parent if above else path.parent
-    return [ImageFile(folder / name, Path(name.name) if name.is_absolute() or ".." in name.parts else name) for name in names]
-
-
-def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that puts img2 before img10, folder by folder, the same on every machine."""
-    text = path.as_posix()
-    parts = re.findall(r"\d+|\D+", text.replace("/", "\0").lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """Paths below root of the images in it; linked folders are entered, each real folder once."""
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        below = Path(folder).relative_to(root)
-        yield from (below / name for name in names if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,9 +16,11 @@ import cv2
 from tqdm import tqdm
 
 from data.duplicates import exact_copies, near_copies, perceptual_hash
-from data.image_files import reason
-from data.image_io import list_images, natural_key, read_image
+from data.image_files import UnsuitableError, reason
+from data.image_io import read_image
+from data.listing import LARGEST_FILE, list_images, natural_key
 from data.records import check_fields, read_records, write_records
+from data.sources import some
 
 SUFFIX = ".jsonl"
 VERSION = 1
@@ -58,8 +61,12 @@ def measure(file: str, path: str) -> Entry:
     """Read one image file whole. What is wrong with it is said in `left_out`, by the words of `read_image`."""
     try:
         status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsuitableError("not a regular file")
+        if status.st_size > LARGEST_FILE:
+            raise UnsuitableError(f"{status.st_size / 1e9:.1f} GB are too many for a picture")
         data = Path(file).read_bytes()
-    except OSError as error:
+    except (OSError, UnsuitableError) as error:
         return Entry(path=path, bytes=0, mtime_ns=0, left_out=f"{_UNREADABLE}: {reason(file, error)}")
     entry = Entry(path=path, bytes=status.st_size, mtime_ns=status.st_mtime_ns)
     try:
@@ -77,8 +84,8 @@ def measure(file: str, path: str) -> Entry:
     )
 
 
-def measure_all(roots: Sequence[str | Path], manifest: str | Path, *, workers: int) -> tuple[list[Entry], int]:
-    """(entries of all images below folders, in natural order of their paths; how many of them had to be read).
+def measure_all(roots: Sequence[str | Path], manifest: str | Path, *, workers: int) -> tuple[list[Entry], int, str]:
+    """(entries of all images below folders, in natural order of their paths; how many of them had to be read; what was passed over).
 
     Files whose size and time are those in `manifest`, if it is there, are not read again; unreadable ones are tried once more. Shows a
     progress bar if stderr is a terminal.
@@ -87,10 +94,13 @@ def measure_all(roots: Sequence[str | Path], manifest: str | Path, *, workers: i
         roots: folders, images or `.txt` lists, as for `list_images`. An image that is named twice counts once.
         workers: processes that read; 0 = this one. The result does not depend on it.
 
-    Raises: ValueError when a root is missing, the manifest is there but is none, or a process dies.
+    Raises: ValueError when a root is missing or a part of it cannot be listed, the manifest is there but is none, or a process dies.
     """
+    listing = list_images(roots)
+    if listing.failures:
+        raise ValueError(f"{len(listing.failures)} places cannot be read, so the manifest would lack images:{some(listing.failures)}")
     former = {entry.path: entry for entry in read_manifest(manifest)} if Path(manifest).exists() else {}
-    files = {manifest_path(image.path, manifest): os.path.abspath(image.path) for image in list_images(roots)}
+    files = {manifest_path(image.path, manifest): os.path.abspath(image.path) for image in listing.files}
     entries = {path: former[path] for path, file in files.items() if path in former and _unchanged(former[path], file)}
     unread = [path for path in files if path not in entries]
     arguments = [files[path] for path in unread], unread
@@ -103,7 +113,7 @@ def measure_all(roots: Sequence[str | Path], manifest: str | Path, *, workers: i
                 entries |= {entry.path: entry for entry in bar(pool.map(measure, *arguments, chunksize=4))}
             except BrokenProcessPool as error:
                 raise ValueError("a process that reads images was killed, probably for want of memory; use fewer --workers") from error
-    return [entries[path] for path in sorted(entries, key=lambda path: natural_key(Path(path)))], len(unread)
+    return [entries[path] for path in sorted(entries, key=lambda path: natural_key(Path(path)))], len(unread), listing.remark()
 
 
 def select(entries: Sequence[Entry], *, min_side: int, min_sharpness: float, drop_duplicates: bool) -> tuple[list[Entry], Counter[str]]:

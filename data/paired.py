@@ -1,31 +1,31 @@
 """LR/HR pairs from disk, matched by name: whole images to validate and test on, aligned crops to train on."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from data.hr_crops import check_crop, draw_crop
-from data.image_io import ImageFile, Size, list_images, read_image, to_levels, to_tensor
+from data.image_io import Size, read_image, to_levels, to_tensor
+from data.listing import ImageFile
+from data.pairing import PLAIN, Pair, Roots, Templates, pair_by_name
 from data.pictures import NameTable, Picture, PictureTable, picture_sizes, read_picture, usable_pictures
 from data.sources import FileOrder, draw_readable, some, stream
 
-Roots = str | Path | Sequence[str | Path]
-Pair = tuple[ImageFile, ImageFile | None]
 _CROP = 1
 
 
 class PairedFolder(Dataset):
     """Whole images for validation and test, in natural order of the LR names.
 
-    LR and HR belong together when their paths below their roots agree up to the extension (LR/a/1.png and HR/a/1.jpg).
+    Which LR and HR belong together says `pair_by_name`.
 
     Args:
         dataroot_lq: folder (recursive), image, `.txt` list, or several of them, with the LR images.
         dataroot_gt: the same for HR; None when there is none.
         scale: HR side over LR side.
+        templates: see `Templates`.
 
     Items: `lr` float32 (3, h, w) in [0, 1]; `hr` float32 (3, h*scale, w*scale) in [0, 1] unless dataroot_gt is None; `name`, the path
     below the root without extension; `path` of the LR file.
@@ -33,14 +33,18 @@ class PairedFolder(Dataset):
     Raises: ValueError naming the files, when one is unreadable, has no partner or two, or when HR is not exactly scale times LR.
     """
 
-    def __init__(self, dataroot_lq: Roots, dataroot_gt: Roots | None, scale: float) -> None:
-        pairs = pair_by_name(dataroot_lq, dataroot_gt)
-        unreadable = [size for size in _hr_sizes(pairs, scale) if isinstance(size, str)]
+    def __init__(self, dataroot_lq: Roots, dataroot_gt: Roots | None, scale: float, templates: Templates = PLAIN) -> None:
+        pairs, self._remarks, unreadable = pair_by_name(dataroot_lq, dataroot_gt, templates)
+        unreadable += [size for size in _hr_sizes(pairs, scale) if isinstance(size, str)]
         if unreadable:
             raise ValueError(f"{len(unreadable)} unreadable images; repair or remove them:{some(unreadable)}")
-        self._names = NameTable(_name(lr) for lr, _ in pairs)
+        self._names = NameTable(lr.relative.with_suffix("").as_posix() for lr, _ in pairs)
         self._lr = NameTable(str(lr.path) for lr, _ in pairs)
         self._hr = NameTable(str(hr.path) for _, hr in pairs if hr is not None)
+
+    def report(self) -> str:
+        """How LR and HR were paired where their names differ, and which files were passed over, for the log; mostly empty."""
+        return "\n".join(self._remarks)
 
     def __len__(self) -> int:
         return len(self._lr)
@@ -62,16 +66,21 @@ class PairedCrops(Dataset):
         scale: HR side over LR side, a whole number.
         seed: the run's seed, >= 0.
         use_hflip: flip every other pair, on average, from left to right.
+        templates: as for `PairedFolder`.
 
     Raises: ValueError when names or sizes do not match, a number is impossible or no pair is usable.
     """
 
-    def __init__(self, dataroot_lq: Roots, dataroot_gt: Roots, *, gt_size: int, scale: int, seed: int, use_hflip: bool = True) -> None:
+    def __init__(
+        self, dataroot_lq: Roots, dataroot_gt: Roots, *, gt_size: int, scale: int, seed: int, use_hflip: bool = True,
+        templates: Templates = PLAIN,
+    ) -> None:  # fmt: skip
         check_crop(gt_size, scale, seed)
         self.gt_size, self.scale, self.seed, self.use_hflip = gt_size, scale, seed, use_hflip
-        pairs = pair_by_name(dataroot_lq, dataroot_gt)
+        pairs, remarks, _ = pair_by_name(dataroot_lq, dataroot_gt, templates)
         sizes, hr = _hr_sizes(pairs, scale), [_picture(hr) for _, hr in pairs if hr is not None]
-        usable, self._report = usable_pictures(hr, sizes, gt_size)
+        usable, counted = usable_pictures(hr, sizes, gt_size)
+        self._report = "\n".join([counted, *remarks])
         if not usable:
             raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n{self._report}")
         self._hr = PictureTable(hr[i]._replace(size=sizes[i]) for i in usable)
@@ -79,7 +88,7 @@ class PairedCrops(Dataset):
         self._order = FileOrder([1.0] * len(usable), seed)
 
     def report(self) -> str:
-        """How many pairs were found, which are too small and which unreadable, for the log."""
+        """How many pairs were found and how, which are too small and which unreadable, what was passed over, for the log."""
         return self._report
 
     def __getitem__(self, n: int) -> dict[str, Any]:
@@ -94,39 +103,6 @@ class PairedCrops(Dataset):
         lr = read_picture(picture, (top, left, side, side))
         hr = read_picture(self._hr[file], (top * scale, left * scale, self.gt_size, self.gt_size))
         return (lr[:, ::-1], hr[:, ::-1]) if flip and self.use_hflip else (lr, hr)
-
-
-def pair_by_name(dataroot_lq: Roots, dataroot_gt: Roots | None) -> list[Pair]:
-    """(LR, HR) files with the same relative path up to the extension, in LR's order; (LR, None) when dataroot_gt is None.
-
-    Raises: ValueError naming the files when a name occurs twice on one side or lacks its partner on the other.
-    """
-    lr = files_by_name(dataroot_lq)
-    if dataroot_gt is None:
-        return [(file, None) for file in lr.values()]
-    hr = files_by_name(dataroot_gt)
-    alone = [f"{file.path}: no HR of the same name in {dataroot_gt}" for name, file in lr.items() if name not in hr]
-    alone += [f"{file.path}: no LR of the same name in {dataroot_lq}" for name, file in hr.items() if name not in lr]
-    if alone:
-        raise ValueError(f"LR and HR must pair up by name; {len(alone)} files have no partner:{some(alone)}")
-    return [(file, hr[name]) for name, file in lr.items()]
-
-
-def files_by_name(root: Roots) -> dict[str, ImageFile]:
-    """Path below the root, without extension -> file, in natural order. Raises ValueError when a name occurs twice, or nothing is there."""
-    files: dict[str, ImageFile] = {}
-    twice: list[str] = []
-    for file in list_images(root):
-        if _name(file) in files:
-            twice.append(f"{files[_name(file)].path} and {file.path}")
-        files.setdefault(_name(file), file)
-    if twice:
-        raise ValueError(f"{root}: names must be unique up to the extension; remove one of each:{some(twice)}")
-    return files
-
-
-def _name(file: ImageFile) -> str:
-    return file.relative.with_suffix("").as_posix()
 
 
 def _picture(file: ImageFile) -> Picture:

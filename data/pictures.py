@@ -1,7 +1,7 @@
 """Where training images are, whichever kind of source they come from: folders, files and lists, manifests, shards."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,8 @@ import numpy as np
 
 from data import manifest
 from data.image_files import reason
-from data.image_io import Box, Size, image_size, list_images, read_image
+from data.image_io import Box, Size, image_size, read_image
+from data.listing import LARGEST_FILE, list_images
 from data.shards import shard_members, shard_paths
 from data.sources import progress_bar, some
 
@@ -73,9 +74,10 @@ class PictureTable(Sequence[Picture]):
         return Picture(name, name[:letters], offset, None if num_bytes < 0 else num_bytes, (height, width))
 
 
-def find_pictures(root: str | Path) -> list[Picture]:
+def find_pictures(root: str | Path, tell: Callable[[str], None] = lambda line: None) -> list[Picture]:
     """The images of a folder (recursive), an image, a `.txt` list, a manifest (those it does not leave out) or shards (see `shard_paths`).
 
+    tell: is told, in a line each, which files of a folder are passed over, and what of it could not be listed.
     No image is opened, unless it is in a shard without index. Raises: ValueError when the root is missing, damaged or holds no image.
     """
     shards = shard_paths(root)
@@ -89,7 +91,12 @@ def find_pictures(root: str | Path) -> list[Picture]:
         used = [(manifest.file_of(entry, root), entry) for entry in manifest.read_manifest(root) if not entry.left_out]
         found = [Picture(file, file, size=(entry.height, entry.width)) for file, entry in used]
     else:
-        found = [Picture(str(image.path), str(image.path)) for image in list_images(root)]
+        listing = list_images(root)
+        found = [Picture(str(image.path), str(image.path)) for image in listing.files]
+        if listing.failures:
+            tell(f"{root}: {len(listing.failures)} places could not be read, left out:{some(listing.failures)}")
+        if listing.passed_over:
+            tell(f"{root}: {listing.remark()}")
     if not found:
         raise ValueError(f"{root}: no images in it" + (" that are not left out" if not shards else ""))
     return found
@@ -149,9 +156,17 @@ def read_picture(picture: Picture, box: Box) -> np.ndarray:
 
 
 def _bytes_of(picture: Picture) -> BytesIO | None:
-    """The bytes of a picture in a shard, None where the picture is a file of its own."""
+    """The bytes of a picture in a shard, None where the picture is a file of its own, to be opened by its name.
+
+    Raises: ValueError when that is a pipe or a device, at which a loader would wait for ever, or the shard cannot be read, or they are too
+    many for a picture.
+    """
     if picture.num_bytes is None:
+        if not os.path.isfile(picture.file) and os.path.exists(picture.file):
+            raise ValueError(f"{picture.name}: not a regular file")
         return None
+    if picture.num_bytes > LARGEST_FILE:
+        raise ValueError(f"{picture.name}: {picture.num_bytes / 1e9:.1f} GB are too many for a picture")
     try:
         with open(picture.file, "rb") as file:
             file.seek(picture.offset)

@@ -1,6 +1,8 @@
 """Files of JSON lines behind a header that says what they are and how many lines follow, so that half a file is noticed."""
 
 import json
+import os
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ def read_records(path: str | Path, kind: str, version: int, made_by: str) -> tup
 
     made_by: the command that makes such a file, for messages. Raises: ValueError naming the file, and the line if one is damaged.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: not a regular file")  # to open a pipe is to wait for its other end
     try:
         lines = Path(path).read_bytes().splitlines()
     except OSError as error:
@@ -43,15 +47,15 @@ def check_fields(path: str | Path, records: Iterable[Mapping[str, Any]], fields:
         if record.keys() != fields.keys():
             raise ValueError(f"{path}, line {number}: expected {', '.join(fields)}; got {', '.join(record) or 'nothing'}")
         for name, kind in fields.items():
-            if type(record[name]) is not kind:
-                raise ValueError(f"{path}, line {number}: {name}: expected {kind.__name__}, got {record[name]!r}")
+            if type(record[name]) is not kind or (kind is int and abs(record[name]) >= 1 << 63):
+                raise ValueError(f"{path}, line {number}: {name}: expected {kind.__name__}, got {reprlib.repr(record[name])}")
 
 
 def _parse(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}, line {number}: damaged ({error})") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{path}, line {number}: expected one JSON object, got {record!r}")
+        raise ValueError(f"{path}, line {number}: expected one JSON object, got {reprlib.repr(record)}")
     return record

@@ -12,6 +12,9 @@ alike if `tar` wrote them.
 """
 
 import json
+import math
+import os
+import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +22,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from braceexpand import braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand
 
 from data.image_files import reason
-from data.image_io import IMAGE_EXTENSIONS, image_size, list_images
+from data.image_io import image_size
+from data.listing import is_image_name, list_images
 from data.records import check_fields, read_records, write_records
 from data.sources import progress_bar, some
 from data.whole_files import refuse_leftovers, write_folder
 
 VERSION = 1
+MAX_SHARDS = 300_000  # that braces may name
 _KIND = "d3sr-shard-index"
 _TOOL = "tools/manifest.py --index"
 
@@ -53,8 +58,8 @@ def shard_paths(root: str | Path) -> list[Path]:
     Raises: ValueError when a named shard is missing, compressed or behind a URL, or a folder holds shards and images.
     """
     text, path = str(root), Path(root)
-    if path.is_dir():
-        shards = sorted(shard for shard in path.glob("*.tar") if not shard.name.startswith("."))
+    if os.path.isdir(path):
+        shards = sorted(shard for shard in path.glob("*.tar") if not shard.name.startswith(".") and shard.is_file())
         if shards and _has_images(path):
             raise ValueError(f"{root}: holds both shards (.tar) and images; name the shards as {shards[0]} or by braces, or move them")
         return shards
@@ -65,10 +70,12 @@ def shard_paths(root: str | Path) -> list[Path]:
     if not text.endswith(".tar"):
         raise ValueError(f"{root}: a compressed tar cannot be read at random; unpack it to .tar (images are compressed anyway)")
     try:
-        shards = [path] if path.exists() else [Path(name) for name in braceexpand(text)]
-    except ValueError as error:
+        if not os.path.exists(path) and (text.count("{") > 50 or _number_of_names(text) > MAX_SHARDS):
+            raise ValueError(f"{text[:200]}: these braces name more than {MAX_SHARDS:,} shards; give several sources")
+        shards = [path] if os.path.exists(path) else [Path(name) for name in braceexpand(text)]
+    except (UnbalancedBracesError, RecursionError) as error:
         raise ValueError(f"{root}: not a brace notation like shards/{{00000..00127}}.tar ({error})") from error
-    missing = [f"{shard}: no such file" for shard in shards if not shard.is_file()]
+    missing = [f"{shard}: no such file" for shard in shards if not os.path.isfile(shard)]
     if missing:
         raise ValueError(f"{root}: {len(missing)} of {len(shards)} shards are missing:{some(missing)}")
     return shards
@@ -97,15 +104,18 @@ def scan_shard(shard: Path) -> list[Member]:
 
     Raises: ValueError naming the tar when it is damaged, or the images when they are several of one key.
     """
-    keys: dict[str, list[tarfile.TarInfo]] = {}
+    keys: dict[str, list[Member]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for info in tar:
-                if info.isreg() and not info.issparse() and _is_image(info.name):
-                    keys.setdefault(_key(info.name), []).append(info)
-            return [_member(shard, tar, _only(shard, key, infos)) for key, infos in keys.items()]
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{shard}: not a whole tar file ({reason(shard, error) if isinstance(error, OSError) else error})") from error
+                if info.size < 0:
+                    raise tarfile.ReadError(f"a member of {info.size} bytes")  # which would lead in circles
+                if info.isreg() and not info.issparse() and is_image_name(info.name.rpartition("/")[2]):
+                    keys.setdefault(_key(info.name), []).append(_member(shard, tar, info))
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:  # the last four: absurd headers
+        told = reason(shard, error) if isinstance(error, OSError) else str(error) or type(error).__name__
+        raise ValueError(f"{shard}: not a whole tar file ({told})") from error
+    return [_only(shard, key, members) for key, members in keys.items()]
 
 
 def write_index(shard: Path) -> int:
@@ -122,13 +132,18 @@ def write_index(shard: Path) -> int:
 def read_index(shard: Path) -> list[Member] | None:
     """The index beside a shard; None if there is none or it is of a tar of another size. Raises ValueError when it is damaged."""
     path = index_path(shard)
-    if not path.exists():
+    if not path.is_file():
         return None
     header, records = read_records(path, _KIND, VERSION, _TOOL)
-    if header.get("bytes") != shard.stat().st_size:
+    size = shard.stat().st_size
+    if header.get("bytes") != size:
         return None
     check_fields(path, records, {field.name: field.type for field in fields(Member)})
-    return [Member(**record) for record in records]
+    members = [Member(**record) for record in records]
+    for number, member in enumerate(members, start=2):
+        if min(member.offset, member.bytes, member.height, member.width) < 0 or member.offset + member.bytes > size:
+            raise ValueError(f"{path}, line {number}: outside of the tar's {size:,} bytes; make the index again with {_TOOL}")
+    return members
 
 
 def index_path(shard: Path) -> Path:
@@ -174,7 +189,7 @@ def _bytes_of(file: str) -> bytes:
 
 def _has_images(folder: Path) -> bool:
     try:
-        return bool(list_images(folder))
+        return bool(list_images(folder).files)
     except ValueError:
         return False
 
@@ -184,17 +199,35 @@ def _key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _is_image(name: str) -> bool:
-    base = name.rpartition("/")[2]
-    return not base.startswith(".") and base.lower().endswith(IMAGE_EXTENSIONS)
+def _number_of_names(text: str) -> int:
+    """How many names `braceexpand`, which holds all of them in memory, makes of a text; or more, but never fewer."""
+
+    def alternatives(part: str) -> int:
+        return math.prod(int(count) for count in re.findall("\0(\\d+)\0", part))
+
+    def count(group: re.Match[str]) -> str:
+        numbers = re.fullmatch(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?", group[1])
+        if numbers:
+            first, last, step = (int((number or "1")[:20]) for number in numbers.groups())
+            found = abs(last - first) // max(1, step) + 1
+        elif re.fullmatch(r"[A-Za-z]\.\.[A-Za-z](\.\.-?\d+)?", group[1]):
+            found = 52
+        else:
+            found = sum(alternatives(part) for part in group[1].split(","))
+        return f"\0{found}\0"
+
+    inner = ""
+    while inner != text:  # from the innermost braces outwards
+        inner, text = text, re.sub(r"\{([^{}]*)\}", count, text)
+    return alternatives(text)
 
 
-def _only(shard: Path, key: str, infos: Sequence[tarfile.TarInfo]) -> tarfile.TarInfo:
+def _only(shard: Path, key: str, members: Sequence[Member]) -> Member:
     """The image of a key."""
-    plain = [info for info in infos if info.name.rpartition(".")[0] == key]
-    found = plain or infos
+    plain = [member for member in members if member.name.rpartition(".")[0] == key]
+    found = plain or members
     if len(found) > 1:
-        names = ", ".join(info.name for info in found)
+        names = ", ".join(member.name for member in found)
         raise ValueError(f"{shard}: several images of one key, {names}; a sample is one image (a key ends at the first dot of a name)")
     return found[0]
 

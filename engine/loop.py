@@ -44,14 +44,14 @@ def build_dataset(options: TrainOptions) -> Dataset:
     d = options.datasets.train
     crops = {"gt_size": d.gt_size, "scale": options.scale, "seed": options.manual_seed, "use_hflip": d.use_hflip}
     if d.dataroot_lq is not None:
-        return PairedCrops(d.dataroot_lq, d.dataroot_gt, **crops)
+        return PairedCrops(d.dataroot_lq, d.dataroot_gt, **crops, templates=d.templates)
     return HRCrops(d.sources, **crops, degradation=options.degradation, usm=d.gt_usm)
 
 
 def build_validation(options: TrainOptions, world: World, folder: Path) -> Validation:
     """The validation sets and their metrics; pictures and sheets go to `folder`. Every process must call it."""
     named = options.datasets.val.items()
-    sets = {name: PairedFolder(d.dataroot_lq, d.dataroot_gt, options.scale) for name, d in named} if world.is_main else None
+    sets = {name: PairedFolder(d.dataroot_lq, d.dataroot_gt, options.scale, d.templates) for name, d in named} if world.is_main else None
     sets = from_main(sets, world)
     wanted = options.val.metrics.items() if sets else ()
     metrics = [build_metric(name, **dataclasses.asdict(metric), device=world.device) for name, metric in wanted]
@@ -117,6 +117,9 @@ def prepare(options: TrainOptions, world: World) -> Prepared:
     dataset = from_main(build_dataset(options) if world.is_main else None, world)
     log.info(dataset.report())
     validation = build_validation(options, world, folder / "visualization")
+    for name, pairs in validation.sets.items():
+        if pairs.report():
+            log.info(f"val.{name}: {pairs.report()}")
 
     run = build_run(options, world)
     state = from_main(newest_intact_state(folder / "training_states", log.warning) if world.is_main else None, world)

@@ -20,6 +20,14 @@ def check_folder_name(key: str, name: str) -> None:
     check(proper, f"{key}: expected a name that can be a folder's, got {name!r}")
 
 
+def check_templates(paired: bool, **templates: str) -> None:
+    """Refuses templates of names that are none, or of no use since LR and HR are not `paired`."""
+    for key, template in templates.items():
+        proper = template.count("{}") == 1 and not set(template.replace("{}", "")) & set("{}/\\")
+        check(proper, f"{key}: expected a name with one {{}} in place of what LR and HR share, such as '{{}}x4', got {template!r}")
+        check(paired or template == "{}", f"{key}: there is no use for it without dataroot_lq and dataroot_gt")
+
+
 @dataclass(frozen=True, kw_only=True)
 class HRSource:
     """One of several sources of HR images."""
@@ -43,6 +51,11 @@ class TrainData:
     WebDataset shards (`shards/{00000..00127}.tar`, or a folder of .tar), or several of them, with weights."""
     dataroot_lq: str | None = None
     """LR images of one's own pairs, matched with dataroot_gt by name; null = LR is made from HR by `degradation`."""
+    filename_tmpl: str = "{}"
+    """How LR's names come from those of their pairs, without the extension: '{}x4' for 0801x4.png of 0801.png. Left at '{}', the names of
+    DIV2K, RealSR, DRealSR and the like are recognised where plain ones do not pair."""
+    filename_tmpl_gt: str = "{}"
+    """The same for HR: '{}_HR' for Canon_001_HR.png."""
     gt_size: int = 512
     """Side of the HR crops in pixels, a multiple of scale."""
     batch_size_per_gpu: int = 4
@@ -60,6 +73,7 @@ class TrainData:
         check(not pairs or isinstance(self.dataroot_gt, str), "dataroot_gt: expected one folder or list to match dataroot_lq by name")
         by_name = not pairs or not str(self.dataroot_gt).endswith((".jsonl", ".tar"))
         check(by_name, "dataroot_gt: expected a folder or .txt list with dataroot_lq (pairs are matched by name), got a manifest or shards")
+        check_templates(pairs, filename_tmpl=self.filename_tmpl, filename_tmpl_gt=self.filename_tmpl_gt)
         check(not pairs or not self.gt_usm, "gt_usm: expected false with dataroot_lq, since one's own pairs are used as they are")
         check(self.gt_size >= 1, f"gt_size must be at least 1, got {self.gt_size}")
         check(self.batch_size_per_gpu >= 1, f"batch_size_per_gpu must be at least 1, got {self.batch_size_per_gpu}")
@@ -71,6 +85,11 @@ class TrainData:
         roots = (self.dataroot_gt,) if isinstance(self.dataroot_gt, str) else self.dataroot_gt
         return tuple((root, 1.0) if isinstance(root, str) else (root.path, root.weight) for root in roots)
 
+    @property
+    def templates(self) -> tuple[str, str]:
+        """Of LR's and HR's names."""
+        return self.filename_tmpl, self.filename_tmpl_gt
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairedData:
@@ -80,10 +99,20 @@ class PairedData:
     """LR images: folder, image, or `.txt` list."""
     dataroot_gt: str | None = None
     """Their HR images; null = pictures only, and metrics that need no HR."""
+    filename_tmpl: str = "{}"
+    """How LR's names come from those of their pairs, as for training."""
+    filename_tmpl_gt: str = "{}"
+    """The same for HR."""
 
     def __post_init__(self) -> None:
+        check_templates(self.dataroot_gt is not None, filename_tmpl=self.filename_tmpl, filename_tmpl_gt=self.filename_tmpl_gt)
         check(bool(self.dataroot_lq), "dataroot_lq must not be empty")
         check(self.dataroot_gt != "", "dataroot_gt must not be empty; null means that there is no HR")
+
+    @property
+    def templates(self) -> tuple[str, str]:
+        """Of LR's and HR's names."""
+        return self.filename_tmpl, self.filename_tmpl_gt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,16 @@ class Job:
 
 @dataclass(frozen=True)
 class JobSet:
-    """Pictures that share a folder of results. Sets without a name (from `-i` and `input`) are not scored."""
+    """Pictures that share a folder of results. Sets without a name (from `-i` and `input`) are not scored.
+
+    failures: "path: reason" of what could not be listed. remarks: what else listing and pairing have to say, in a line each.
+    """
 
     name: str | None
     folder: Path
     jobs: list[Job]
+    failures: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     @property
     def has_hr(self) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data.image_io import list_images, write_image
-from data.paired import pair_by_name
+from data.image_io import write_image
+from data.listing import list_images
+from data.pairing import pair_by_name
 from engine.distributed import World, chosen_precision, dtype_of, gather, start
 from models.fused import compile_networks, fuse
 from models.generator import Generator, cast_weights, load_generator, use_fast_vae
@@ -53,6 +54,7 @@ def describe(options: TestOptions, inputs: Sequence[str] | None, output: str | N
         for test_set in find_pictures(options, inputs, output):
             scored = f", scored with {', '.join(options.metrics)}" if test_set.has_hr else ""
             lines.append(f"{test_set.name or 'input'}: {len(test_set.jobs)} pictures -> {test_set.folder}{scored}")
+            lines += [f"  {line}" for line in (*test_set.remarks, *(f"CANNOT BE READ: {failure}" for failure in test_set.failures))]
     except ValueError as error:
         lines.append(f"input: MISSING: {error}")
     return "\n".join(lines)
@@ -70,12 +72,15 @@ def find_pictures(options: TestOptions, inputs: Sequence[str] | None, output: st
     if inputs or not options.datasets.test:
         if not (inputs or options.inputs):
             raise ValueError("nothing to restore: give -i, or `input` or `datasets.test` in the option file")
-        return [make_set(None, root, [(file.path, file.relative, None) for file in list_images(inputs or options.inputs)], **naming)]
+        found = list_images(inputs or options.inputs)
+        job_set = make_set(None, root, [(file.path, file.relative, None) for file in found.files], **naming)
+        return [replace(job_set, failures=found.failures, remarks=[found.remark()] if found.passed_over else [])]
     sets = []
     for name, data in options.datasets.test.items():
         folder = root if output and len(options.datasets.test) == 1 else root / name
-        pairs = pair_by_name(data.dataroot_lq, data.dataroot_gt)
-        sets.append(make_set(name, folder, [(lr.path, lr.relative, hr and hr.path) for lr, hr in pairs], **naming))
+        pairs, remarks, failures = pair_by_name(data.dataroot_lq, data.dataroot_gt, data.templates)
+        job_set = make_set(name, folder, [(lr.path, lr.relative, hr and hr.path) for lr, hr in pairs], **naming)
+        sets.append(replace(job_set, failures=failures, remarks=remarks))
     return sets
 
 
@@ -137,7 +142,9 @@ def restore_sets(
         done = [shares[index % world.size][index // world.size] for index in range(len(test_set.jobs))]
         if world.is_main:
             write_results(test_set, done, worker.metrics, options)
-        everything += done
+            for line in test_set.remarks:
+                warn(line)
+        everything += [*done, *(Done(failure=failure) for failure in test_set.failures)]
     return summarize(everything, quiet=not world.is_main)
 
 

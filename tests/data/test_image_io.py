@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -6,13 +7,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from data import image_io
 from data.image_io import (
-    ImageFile,
     image_size,
-    list_images,
     read_image,
-    read_list,
     to_levels,
     to_tensor,
     to_uint8,
@@ -21,16 +18,6 @@ from data.image_io import (
 )
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
-
-
-def names(files: list[ImageFile]) -> list[str]:
-    return [file.relative.as_posix() for file in files]
-
-
-def touch(root: Path, *relatives: str) -> None:
-    for relative in relatives:
-        (root / relative).parent.mkdir(parents=True, exist_ok=True)
-        (root / relative).touch()
 
 
 def test_rgb_png_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -155,13 +142,13 @@ def test_interrupted_write_leaves_nothing_and_keeps_the_old_file(tmp_path: Path,
 def test_the_old_file_stays_whole_until_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image(tmp_path / "a.png", RGB)
     seen: list[bool] = []
-    real_replace = image_io.os.replace
+    real_replace = os.replace
 
     def replace(source: Path, target: Path) -> None:
         seen.append(np.array_equal(read_image(target), RGB) and Path(source).parent == tmp_path)
         real_replace(source, target)
 
-    monkeypatch.setattr(image_io.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     write_image(tmp_path / "a.png", 255 - RGB)
     assert seen == [True] and np.array_equal(read_image(tmp_path / "a.png"), 255 - RGB)
 
@@ -214,47 +201,6 @@ def test_to_tensor_never_shares_memory_with_the_array() -> None:
     image = np.zeros((3, 4, 5), dtype=np.float32).transpose(1, 2, 0)
     to_tensor(image).fill_(1)
     assert image.max() == 0
-
-
-def test_folders_are_listed_recursively_in_natural_order(tmp_path: Path) -> None:
-    touch(tmp_path, "img10.png", "img2.png", "b/2.JPG", "b/10.webp", "a.d/1.bmp", ".hidden.png", ".git/x.png", "notes.txt", "c/readme.md")
-    files = list_images(tmp_path)
-    assert names(files) == ["a.d/1.bmp", "b/2.JPG", "b/10.webp", "img2.png", "img10.png"]
-    assert all(file.path == tmp_path / file.relative for file in files)
-
-
-def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
-    touch(tmp_path, "elsewhere/1.png", "root/2.png")
-    (tmp_path / "root" / "link").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "root")
-    assert names(list_images(tmp_path / "root")) == ["2.png", "link/1.png"]
-
-
-def test_files_folders_and_lists_keep_the_given_order(tmp_path: Path) -> None:
-    touch(tmp_path, "z.png", "f/s/1.png")
-    (tmp_path / "l.txt").write_text(f"f/s/1.png\n{tmp_path}/z.png\n")
-    assert names(list_images([tmp_path / "z.png", str(tmp_path / "f"), tmp_path / "l.txt"])) == ["z.png", "s/1.png", "f/s/1.png", "z.png"]
-
-
-def test_meta_info_lists(tmp_path: Path) -> None:
-    touch(tmp_path, "DF2K/HR/0001 (a).png", "DF2K/HR/0002.png")
-    (tmp_path / "DF2K" / "meta.txt").write_text("HR/0001 (a).png (480,480,3)\n\nHR/0002.png (480, 481)\r\n")
-    (tmp_path / "DF2K" / "meta_info").mkdir()
-    (tmp_path / "DF2K" / "meta_info" / "list.txt").write_text("\ufeffHR/0001 (a).png\nHR/0002.png\n", encoding="utf-8")
-    truth = [tmp_path / "DF2K" / "HR" / "0001 (a).png", tmp_path / "DF2K" / "HR" / "0002.png"]
-    for path in ("DF2K/meta.txt", "DF2K/meta_info/list.txt"):
-        assert [file.path for file in read_list(tmp_path / path)] == truth
-    assert names(read_list(tmp_path / "DF2K" / "meta.txt")) == ["HR/0001 (a).png", "HR/0002.png"]
-
-
-def test_nothing_to_read_is_an_error_that_names_the_path(tmp_path: Path) -> None:
-    touch(tmp_path, "a.psd", "none/notes.md")
-    (tmp_path / "l.txt").write_text("\n")
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
-    reasons = {"gone": "no such file", "a.psd": "expected an image", "none": "no images", "l.txt": "no images", "b.txt": "not a readable"}
-    for path, reason in reasons.items():
-        with pytest.raises(ValueError, match=rf"{path}: {reason}"):
-            list_images(tmp_path / path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -29,7 +29,7 @@ def entry(path: str, **changes: object) -> Entry:
 
 
 def measured(root: Path, manifest: Path, workers: int = 0) -> tuple[list[Entry], int]:
-    return measure_all([root], manifest, workers=workers)
+    return measure_all([root], manifest, workers=workers)[:2]
 
 
 def test_an_entry_says_what_the_file_is(tmp_path: Path) -> None:
@@ -184,3 +184,20 @@ def test_paths_are_relative_to_the_manifest_even_behind_a_linked_folder(tmp_path
     manifest, image = tmp_path / "link" / "m.jsonl", tmp_path / "hr" / "a.png"
     assert manifest_path(image, manifest) == "../hr/a.png"
     assert file_of(entry("../hr/a.png"), manifest) == str(image)
+
+
+def test_a_manifest_is_refused_where_it_would_lack_images_and_says_what_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "hr").mkdir()
+    photo(0).save(tmp_path / "hr" / "a.png")
+    (tmp_path / "hr" / "b.mov").touch()
+    assert measure_all([tmp_path / "hr"], tmp_path / "m.jsonl", workers=0)[2] == "1 passed over: .mov 1"
+    os.mkfifo(tmp_path / "hr" / "pipe.png")
+    with pytest.raises(ValueError, match=r"1 places cannot be read, so the manifest would lack images:\n  .*pipe.png: not a regular file"):
+        measured(tmp_path / "hr", tmp_path / "m.jsonl")
+    assert measure(str(tmp_path / "hr" / "pipe.png"), "pipe.png").left_out == "unreadable: not a regular file"
+
+
+def test_a_sparse_giant_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(5 << 30)
+    assert measure(str(tmp_path / "a.png"), "a.png").left_out == "unreadable: 5.4 GB are too many for a picture"

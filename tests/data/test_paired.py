@@ -142,3 +142,15 @@ def test_small_pairs_are_left_out_and_pairs_that_break_later_redrawn(pairs: Path
     assert len(lines) >= 3 and all("LR/a.png: 8x8 pixels now, but 10x20 when the run started" in line for line in lines)
     with pytest.raises(ValueError, match=r"(?s)no usable training pair; lower gt_size \(84\).*3 too small"):
         crops(pairs, gt_size=84)
+
+
+def test_pairs_of_known_names_are_said_in_the_report(pairs: Path) -> None:
+    for path in sorted((pairs / "LR").rglob("*.png")):
+        path.rename(path.with_name(f"{path.stem}x4.png"))
+    said = "LR and HR are paired as '{}x4' and '{}' (filename_tmpl, filename_tmpl_gt)"
+    dataset, whole = crops(pairs), PairedFolder(pairs / "LR", pairs / "HR", 4)
+    assert dataset.report() == f"3 of 3 images usable\n{said}" and whole.report() == said
+    assert [whole[i]["name"] for i in range(3)] == ["ax4", "b/2x4", "b/10x4"], "results keep LR's names"
+    templates = ("{}x4", "{}")
+    assert PairedFolder(pairs / "LR", pairs / "HR", 4, templates).report() == ""
+    assert torch.equal(crops(pairs, templates=templates)[0]["lr"], dataset[0]["lr"])

@@ -34,7 +34,7 @@ def crops(*roots: Path | str | tuple, **changes: object) -> HRCrops:
 
 
 def manifest_of(folder: Path, path: Path, **filters: object) -> Path:
-    entries, _ = measure_all([folder], path, workers=0)
+    entries, *_ = measure_all([folder], path, workers=0)
     chosen = {"min_side": 0, "min_sharpness": 0.0, "drop_duplicates": False} | filters
     write_manifest(path, select(entries, **chosen)[0])
     return path
@@ -291,7 +291,7 @@ def test_manifest_entries_describe_what_is_drawn(folder: Path, tmp_path: Path) -
     path = tmp_path / "m.jsonl"
     image = read_image(folder / "0.png")
     luma = np.asarray(Image.fromarray(image).convert("L"))
-    entries, _ = measure_all([folder], path, workers=0)
+    entries, *_ = measure_all([folder], path, workers=0)
     assert isinstance(entries[0], Entry) and (entries[0].height, entries[0].width) == image.shape[:2]
     differing = int(entries[0].perceptual_hash, 16) ^ int(perceptual_hash(luma), 16)
     assert differing.bit_count() <= 6  # Pillow's luma rounds otherwise than OpenCV's

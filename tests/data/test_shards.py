@@ -1,7 +1,9 @@
 """Shards by webdataset's own writer and by plain `tar`, read at random; their indexes; and what is refused."""
 
 import io
+import itertools
 import json
+import os
 import re
 import subprocess
 import tarfile
@@ -10,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from braceexpand import braceexpand
 from PIL import Image
 
 from data.image_io import read_image
 from data.pictures import find_pictures, picture_sizes, read_picture
-from data.shards import index_path, read_index, scan_shard, shard_paths, write_index, write_shards
+from data.shards import _number_of_names, index_path, read_index, scan_shard, shard_paths, write_index, write_shards
 from tests.data.conftest import located
 
 
@@ -179,3 +182,66 @@ def test_roots_are_told_apart_and_wrong_ones_refused(tmp_path: Path) -> None:
     (tmp_path / "sub" / "a.png").write_bytes(encoded(0))
     with pytest.raises(ValueError, match="holds both shards"):
         shard_paths(tmp_path)
+
+
+def test_braces_are_counted_before_they_become_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truth of what is allowed: braceexpand itself, which holds all names in memory."""
+    for text in ("a", "{0..9}", "{00..20..3}x{a,b,c}", "x{a{0..4},b{1,2}{3,4},c}", "{a}{1..3}", "{-3..3}", "{../a,../b}{9..1}", "{a..e}"):
+        count = len(list(braceexpand(text)))
+        assert _number_of_names(text) == (52 if text == "{a..e}" else count)
+    monkeypatch.setattr("data.shards.braceexpand", lambda text: pytest.fail(f"expanded {text}"))
+    digit = "{0..9}"
+    for text in ("{0..20000000}", digit * 7, f"{{{digit * 7},x}}", "{a,b}" * 40, "{0..1" + "0" * 200 + "}", "{a..z}" * 4, "{" * 99):
+        with pytest.raises(ValueError, match="these braces name more than 300,000 shards"):
+            shard_paths(f"{tmp_path}/{text}.tar")
+
+
+def test_an_index_that_points_out_of_its_tar_is_refused(tmp_path: Path) -> None:
+    shard = tar_with(tmp_path / "s.tar", {"a.png": encoded(0)})
+    write_index(shard)
+    index, header = index_path(shard), index_path(shard).read_text().splitlines()[0]
+    good = json.loads(index.read_text().splitlines()[1])
+    for key, value in itertools.product(("offset", "bytes", "height", "width"), (-1, 10**18, 10**30)):
+        if key in ("height", "width") and value == 10**18:
+            continue  # found when the picture is read
+        index.write_text(header + "\n" + json.dumps(good | {key: value}) + "\n")
+        with pytest.raises(ValueError, match=r"s\.tar\.index, line 2: .*(outside of the tar|expected int, got)"):
+            find_pictures(shard)
+    index.write_text(header + "\n" + "[" * 100_000 + "\n")
+    with pytest.raises(ValueError, match=r"s\.tar\.index, line 2: damaged"):
+        find_pictures(shard)
+
+
+def test_absurd_tar_headers_are_a_damaged_tar(tmp_path: Path) -> None:
+    shard = tmp_path / "s.tar"
+    for size, kind in itertools.product((10**18, 10**25, -512, -(10**6)), (b"0", b"x", b"L")):
+        info = tarfile.TarInfo("a.png")
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        header[124:136] = (b"\x80" if size >= 0 else b"\xff") + (size % 256**11).to_bytes(11, "big")  # GNU's way for large numbers
+        header[156:157] = kind
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        shard.write_bytes(bytes(header) + bytes(512) + info.tobuf() + bytes(1024))
+        with pytest.raises(ValueError, match="s.tar: not a whole tar file"):
+            scan_shard(shard)
+    chained = tarfile.TarInfo("x")
+    chained.type = tarfile.GNUTYPE_LONGNAME
+    shard.write_bytes(chained.tobuf(tarfile.GNU_FORMAT) * 5000 + bytes(1024))
+    with pytest.raises(ValueError, match="s.tar: not a whole tar file"):
+        scan_shard(shard)
+
+
+def test_a_member_too_long_for_a_picture_is_not_read(tmp_path: Path) -> None:
+    shard = tar_with(tmp_path / "s.tar", {"a.png": encoded(0)})
+    picture = find_pictures(shard)[0]._replace(num_bytes=3 << 30, size=None)
+    assert picture_sizes([picture]) == [f"{picture.name}: 3.2 GB are too many for a picture"]
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    """A pipe that nobody writes to: to open it is to wait for ever."""
+    shard = tar_with(tmp_path / "s.tar", {"a.png": encoded(0)})
+    for name in ("t.tar", "s.tar.index", "m.jsonl"):
+        os.mkfifo(tmp_path / name)
+    assert shard_paths(tmp_path) == [shard] and len(find_pictures(shard)) == 1
+    with pytest.raises(ValueError, match="m.jsonl: not a regular file"):
+        find_pictures(tmp_path / "m.jsonl")

@@ -29,3 +29,13 @@ def test_pairs_are_matched_by_name_so_they_need_folders(root: str) -> None:
     with pytest.raises(OptionsError, match="dataroot_gt: expected a folder or .txt list with dataroot_lq"):
         train_data(f"dataroot_gt={root}", "dataroot_lq=lr")
     assert train_data("dataroot_gt=hr", "dataroot_lq=lr").dataroot_lq == "lr"
+
+
+def test_templates_are_names_with_one_place_and_have_a_use() -> None:
+    assert train_data("dataroot_gt=hr", "dataroot_lq=lr", "filename_tmpl='{}x4'").templates == ("{}x4", "{}")
+    assert train_data("dataroot_gt=hr", "filename_tmpl='{}'").templates == ("{}", "{}"), "as BasicSR's files say it"
+    for template in ("x4", "{}{}", "{0}", "{}.{a}", "a/{}", "{"):
+        with pytest.raises(OptionsError, match="filename_tmpl_gt: expected a name with one {} in place"):
+            train_data("dataroot_gt=hr", "dataroot_lq=lr", f"filename_tmpl_gt='{template}'")
+    with pytest.raises(OptionsError, match="filename_tmpl: there is no use for it without dataroot_lq"):
+        train_data("dataroot_gt=hr", "filename_tmpl='{}x4'")

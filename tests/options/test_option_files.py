@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data.paired import pair_by_name
+from data.pairing import pair_by_name
 from degradations.stage import Degradation
 from options import d3sr
 from options.schema import dump
@@ -173,7 +173,7 @@ def test_the_lines_in_a_benchmark_s_header_make_its_folders(stem: str, pairs: li
             (tmp_path / file).write_text(f"{side} {number}", encoding="utf-8")
     (lines,) = re.findall(r"^  mkdir .*?^  done$", comment(f"options/benchmarks/{stem}.yml"), re.MULTILINE | re.DOTALL)
     subprocess.run(["bash", "-euc", lines], cwd=tmp_path, check=True)
-    made = pair_by_name(*(tmp_path / folder for folder in of_set([], stem)))
+    made = pair_by_name(*(tmp_path / folder for folder in of_set([], stem))).pairs
     texts = [tuple(file.path.read_text(encoding="utf-8") for file in pair) for pair in made]
     assert sorted(texts) == [(f"LR {number}", f"HR {number}") for number in range(len(pairs))]
 

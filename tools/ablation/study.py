@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data.image_io import read_image, to_tensor
-from data.paired import Pair, pair_by_name
+from data.pairing import Pair, pair_by_name
 from options.d3sr import TestOptions, TrainOptions
 from options.schema import dump
 from options.yaml_files import to_yaml
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def carry_out(variants: Sequence[PlannedVariant], test: TestOptions, args: argparse.Namespace) -> None:
     """Trains and scores everything that is not there yet, with a line about each on the terminal."""
-    pairs = pair_by_name(*args.score)  # a mistake there must not show after hours of training
+    pairs = pair_by_name(*args.score).pairs  # a mistake there must not show after hours of training
     waiting = [(variant, training) for variant in variants for training in variant.trainings]
     clock = Clock(len(waiting))
     print(f"{len(variants)} variants, {len(waiting)} runs; {len(pairs)} pairs to score on; trainings in {args.runs}", flush=True)

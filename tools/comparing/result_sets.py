@@ -8,7 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from data.image_io import image_size, to_tensor, to_uint8
-from data.paired import files_by_name
+from data.pairing import files_by_name
 from data.sources import some
 
 

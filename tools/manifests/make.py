@@ -41,11 +41,13 @@ def summary(entries: Sequence[Entry], found: Counter[str], num_read: int, min_si
 
 def make_manifest(args: argparse.Namespace) -> None:
     """Measure, filter, write, report; then the shards, if they are asked for."""
-    measured, num_read = measure_all(args.folders, args.output, workers=args.workers)
+    measured, num_read, passed_over = measure_all(args.folders, args.output, workers=args.workers)
     dropped = args.duplicates == "drop"
     entries, found = select(measured, min_side=args.min_side, min_sharpness=args.min_sharpness, drop_duplicates=dropped)
     write_manifest(args.output, entries)
     print(summary(entries, found, num_read, args.min_side, args.min_sharpness, dropped))
+    if passed_over:
+        print(passed_over)
     print(f"wrote {args.output}")
     if args.shards:
         used = [entry for entry in entries if not entry.left_out]

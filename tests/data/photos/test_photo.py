@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image, JpegImagePlugin
 
-from data.image_io import list_images
+from data.listing import list_images
 from data.photos import photo as photo_module
 from data.photos import png_writer
 from data.photos.photo import OUTPUT_FORMATS, Photo, read_photo, software_of, write_photo
@@ -70,7 +70,7 @@ def test_every_odd_file_is_read_or_refused_for_its_reason(odd: tuple[Path, dict[
 
 def test_the_corpus_is_listed_as_it_says(odd: tuple[Path, dict[str, Expected]]) -> None:
     folder, corpus = odd
-    assert {file.path.name for file in list_images(folder)} == {name for name, expected in corpus.items() if expected.listed}
+    assert {file.path.name for file in list_images(folder).files} == {name for name, expected in corpus.items() if expected.listed}
 
 
 def test_other_readers_see_the_same_sixteen_bit(odd: tuple[Path, dict[str, Expected]]) -> None:
