@@ -68,7 +68,7 @@ def remove_leftovers(folder: Path) -> None:
 def _temporary_file(folder: Path) -> BinaryIO:
     """A new file under a new name, locked; where `remove_leftovers` of another process was between the two, another one."""
     while True:
-        file = open(folder / f".{secrets.token_hex(8)}{TEMPORARY}", "xb")  # noqa: SIM115 - the caller closes it
+        file = open(folder / f".{secrets.token_hex(8)}{TEMPORARY}", "xb")  # noqa: SIM115  the caller closes it
         try:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
