@@ -131,6 +131,25 @@ def test_many_writers_of_one_path_do_no_harm(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_system_without_locks_writes_and_cleans_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.whole_files.fcntl", None)  # Windows, which itself keeps open files from being removed
+    (tmp_path / ".0123456789abcdef.tmp").write_text("half")
+    write_text(tmp_path / "a.txt", "text")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "text"
+
+
+def test_a_disk_without_locks_keeps_leftovers_and_writes_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / ".0123456789abcdef.tmp").write_text("perhaps being written")
+    write_text(tmp_path / "a.txt", "text")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".0123456789abcdef.tmp", "a.txt"]
+
+
 def test_a_name_that_is_no_unicode_is_written_as_an_escape(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     write_text(tmp_path / "a.json", json.dumps({"image": name, "other": "é"}, ensure_ascii=False))
