@@ -3,6 +3,7 @@
 
     python test_d3sr.py -opt options/test.yml                               the pictures that the option file names
     python test_d3sr.py -opt options/test.yml -i photo.jpg folder/ -o OUT   yours: OUT/<stem>.png, sub-folders kept
+    python test_d3sr.py -opt options/test.yml -i photo.jpg -o result.webp   one picture: its result's name, .png, .jpg or .webp
     python test_d3sr.py -opt options/test.yml --force_yml datasets.test.realsr.dataroot_lq=A/LR datasets.test.realsr.dataroot_gt=A/HR
     torchrun --nproc_per_node 4 test_d3sr.py -opt options/test.yml ...      the pictures shared among four processes or GPUs
 
@@ -25,7 +26,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file, such as options/test.yml")
     parser.add_argument("-i", "--input", nargs="+", metavar="INPUT", help="pictures, folders or .txt lists, instead of the option file's")
-    parser.add_argument("-o", "--output", metavar="DIR", help="folder of the results (default: results/NAME, or results/NAME/SET)")
+    parser.add_argument("-o", "--output", metavar="OUT", help="the results' folder, or one result's name (default: results/NAME[/SET])")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="instead of the option file's")
     parser.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change options, such as tile=512")
     parser.add_argument("--dry-run", action="store_true", help="print the options and what would be done, and stop")

@@ -1,39 +1,104 @@
 """Files and folders that appear whole or not at all, and what tells one file from another. It knows no pictures: everyone may use it."""
 
+import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from safetensors import SafetensorError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed
+    fcntl = None
+
 TEMPORARY, FORMER = ".tmp", ".former"
+_OURS = re.compile(r"\.[0-9a-f]{16}\.tmp")  # names that `whole_file` makes up
+_NO_FOLDERS = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # Windows and some network disks flush files only
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its name when it is complete, or leaves nothing: a temporary one in the same folder is renamed.
 
-    Missing folders are created. Raises OSError when the disk refuses.
+    Its bytes reach the disk before the name does, so that a power cut leaves the whole file or the former one, too. The temporary name
+    cannot be guessed and is never a link's; several processes may write one path, and the last one's file stays. Missing folders are
+    created. Raises OSError when the disk refuses.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(8)}{TEMPORARY}")
+    file = _temporary_file(path.parent)
+    temporary = Path(file.name)
     try:
-        with open(temporary, "xb") as file:
+        with file:
             yield file
-        os.replace(temporary, path)
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl:
+                os.replace(temporary, path)  # while it is locked
+        if not fcntl:
+            os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes temporary files that `whole_file` left in a folder when its process was killed. Those being written, and others', stay.
+
+    Whoever writes one holds a lock on it, which ends with the process. On a disk that knows no locks nothing is removed.
+    """
+    for path in folder.glob(f".*{TEMPORARY}"):
+        if _OURS.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with suppress(OSError):  # locked, or gone already
+                if fcntl:
+                    with open(path, "r+b") as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        path.unlink()
+                else:
+                    path.unlink()
+
+
+def _temporary_file(folder: Path) -> BinaryIO:
+    """A new file under a new name, locked; where `remove_leftovers` of another process was between the two, another one."""
+    while True:
+        file = open(folder / f".{secrets.token_hex(8)}{TEMPORARY}", "xb")  # noqa: SIM115  the caller closes it
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(file.name):
+                return file
+        except BlockingIOError:
+            pass
+        except OSError:  # a disk that knows no locks
+            return file
+        file.close()
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder itself, or the first above it that exists: where it would be created."""
+    return next((folder for folder in (path, *path.absolute().parents) if folder.exists()), path)
+
+
+def require_writable(folder: Path) -> None:
+    """Raises ValueError where no file could be created in a folder, or the folder not be created. Leaves nothing behind."""
+    try:
+        with tempfile.TemporaryFile(dir=nearest_folder(folder)):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: nothing can be written there ({error.strerror}); choose another folder") from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """A whole file in UTF-8; errors as `whole_file`."""
+    """A whole file in UTF-8; errors as `whole_file`. Of a file name that is no valid Unicode the odd bytes become escapes: \\udcff."""
     with whole_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -93,11 +158,16 @@ def put_back(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not (is_folder and error.errno in _NO_FOLDERS):
+            raise
 
 
 def sha256_of(path: Path) -> str:

@@ -2,14 +2,22 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from data.photos.photo import output_format
+from data.whole_files import sha256_of
 
 OVERVIEW = "comparison_overview.png"
 SHEETS = "comparison"
 MADE_BY = "D3SR "
+
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[. ]+$')
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9\u00b9\u00b2\u00b3])(?=\s*(\.|$))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class JobSet:
     """Pictures that share a folder of results. Sets without a name (from `-i` and `input`) are not scored.
 
     failures: "path: reason" of what could not be listed. remarks: what else listing and pairing have to say, in a line each.
+    single: the user named the one result, not a folder.
     """
 
     name: str | None
@@ -33,6 +42,18 @@ class JobSet:
     jobs: list[Job]
     failures: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    single: bool = False
+
+    @property
+    def place(self) -> Path:
+        """What the user is told of where the results are."""
+        return self.folder / self.jobs[0].output if self.single else self.folder
+
+    @property
+    def folders(self) -> set[Path]:
+        """All that files are written to."""
+        below = {parent / job.output.parent for job in self.jobs for parent in (Path(), Path(SHEETS))}
+        return {self.folder, *(self.folder / folder for folder in below)}
 
     @property
     def has_hr(self) -> bool:
@@ -64,22 +85,48 @@ def make_set(
     return job_set
 
 
-def output_names(relatives: Iterable[Path], extension: str = "png", suffix: str = "") -> list[Path]:
+def single_set(result: Path, pictures: Sequence[Path]) -> JobSet:
+    """The job of one picture whose result the user named. Raises ValueError for more or no pictures, and formats that are not written."""
+    if len(pictures) != 1:
+        raise ValueError(f"{result}: that names one result, but {len(pictures)} pictures are given with -i; choose a folder with -o")
+    output_format(result, 1, 1)
+    job_set = make_set(None, result.parent, [(pictures[0], Path(result.name), None)], extension=result.suffix[1:])
+    return replace(job_set, single=True)
+
+
+def output_names(
+    relatives: Iterable[Path], extension: str = "png", suffix: str = "", *, windows: bool = os.name == "nt"
+) -> list[Path]:
     """a.png for every input a.*, sub-folders kept; the second of that name becomes a_jpg.png, then a_jpg_2.png and so on.
 
     Names that differ in case only count as the same, since they are on some disks. The suffix comes last: a_x4.png with suffix "_x4".
+    windows: names that Windows forbids are changed, see `windows_name`.
     """
     taken, names = {OVERVIEW}, []
+
+    def named(relative: Path, stem: str) -> Path:
+        name = relative.with_name(f"{stem}{suffix}.{extension}")
+        return Path(*map(windows_name, name.parts)) if windows else name
+
     for relative in relatives:
         tag = f"{relative.stem}_{relative.suffix[1:].lower()}"
-        name, count = relative.with_name(f"{relative.stem}{suffix}.{extension}"), 1
+        name, count = named(relative, relative.stem), 1
         while name.as_posix().casefold() in taken:
-            stem = tag if count == 1 else f"{tag}_{count}"
-            name = relative.with_name(f"{stem}{suffix}.{extension}")
+            name = named(relative, tag if count == 1 else f"{tag}_{count}")
             count += 1
         taken.add(name.as_posix().casefold())
         names.append(name)
     return names
+
+
+def windows_name(name: str) -> str:
+    """A file's or folder's name as Windows allows it: _ in place of : and other signs and of dots and spaces at the end, CON_ for CON.
+
+    Source: Microsoft, "Naming Files, Paths, and Namespaces".
+    """
+    name = _FORBIDDEN.sub("_", name)
+    device = _DEVICE.match(name)
+    return f"{device[1]}_{name[device.end() :]}" if device else name
 
 
 def settings_key(weights: str | Path, settings: Mapping[str, Any]) -> str:
@@ -90,10 +137,10 @@ def settings_key(weights: str | Path, settings: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for file in sorted(Path(weights).iterdir()):
         if file.suffix in (".json", ".safetensors"):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()[:16]
 
 
-def made_by(key: str, source: bytes) -> str:
-    """What a result says of its origin: the settings' key and that of the input file's bytes."""
-    return f"{MADE_BY}{key}-{hashlib.sha256(source).hexdigest()[:16]}"
+def made_by(key: str, source: Path) -> str:
+    """What a result says of its origin: the settings' key and that of the input file's bytes. Raises OSError."""
+    return f"{MADE_BY}{key}-{sha256_of(source)[:16]}"

@@ -30,6 +30,10 @@ class Restoration:
     tile_overlap: int = 64
     color_fix: str = "none"
 
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the result for a picture of this size."""
+        return output_size(height, width, self.scale)
+
 
 def restore_array(generator: Generator, image: np.ndarray, settings: Restoration, warn: Warn) -> np.ndarray:
     """A picture (H, W, 1 or 3), uint8 or uint16, restored to round(scale H) x round(scale W), same channels and dtype.

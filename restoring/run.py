@@ -10,15 +10,16 @@ import torch
 from tqdm import tqdm
 
 from data.image_io import write_image
-from data.listing import list_images
+from data.listing import Listing, is_image_name, list_images
 from data.pairing import pair_by_name
+from data.whole_files import remove_leftovers, require_writable
 from engine.distributed import World, chosen_precision, dtype_of, gather, start
 from models.fused import compile_networks, fuse
 from models.generator import Generator, cast_weights, load_generator, use_fast_vae
 from models.release import describe_generator
 from options.d3sr import TestOptions
 from restoring.host import physical_cores
-from restoring.jobs import OVERVIEW, Job, JobSet, make_set, settings_key
+from restoring.jobs import OVERVIEW, Job, JobSet, make_set, settings_key, single_set
 from restoring.pictures import Restoration
 from restoring.pipeline import overlapped
 from restoring.tile_size import is_out_of_memory
@@ -40,6 +41,8 @@ def run(options: TestOptions, inputs: Sequence[str] | None, output: str | None, 
     """
     with start(options.device, timeout=TIMEOUT, report=report) as world:
         test_sets = find_pictures(options, inputs, output)
+        for test_set in test_sets:
+            require_writable(test_set.folder)
         options = replace(options, precision=chosen_precision(options.precision, world.device))
         set_threads(options, world)
         generator = load(options, world.device)
@@ -53,7 +56,7 @@ def describe(options: TestOptions, inputs: Sequence[str] | None, output: str | N
     try:
         for test_set in find_pictures(options, inputs, output):
             scored = f", scored with {', '.join(options.metrics)}" if test_set.has_hr else ""
-            lines.append(f"{test_set.name or 'input'}: {len(test_set.jobs)} pictures -> {test_set.folder}{scored}")
+            lines.append(f"{test_set.name or 'input'}: {len(test_set.jobs)} pictures -> {test_set.place}{scored}")
             lines += [f"  {line}" for line in (*test_set.remarks, *(f"CANNOT BE READ: {failure}" for failure in test_set.failures))]
     except ValueError as error:
         lines.append(f"input: MISSING: {error}")
@@ -63,18 +66,22 @@ def describe(options: TestOptions, inputs: Sequence[str] | None, output: str | N
 def find_pictures(options: TestOptions, inputs: Sequence[str] | None, output: str | None) -> list[JobSet]:
     """What is to be done: the pictures of -i, else the sets of datasets.test, else those of `input`.
 
+    output: a folder, or the name of a picture where there is one to restore.
     Raises ValueError for paths that lead to no picture, LR and HR that do not pair up, and results that would replace an input.
     """
+    pictures = inputs or ([] if options.datasets.test else options.inputs)
+    if output and is_image_name(Path(output).name) and not Path(output).is_dir():
+        found = list_images(pictures) if pictures else Listing()
+        return [told(single_set(Path(output), [file.path for file in found.files]), found)]
     naming = {"extension": options.output.format, "suffix": options.output.suffix}
     root = Path(output) if output else Path(options.path.results_root, options.name)
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root}: the results need a folder, but this is a file; choose another -o")
     if inputs or not options.datasets.test:
-        if not (inputs or options.inputs):
+        if not pictures:
             raise ValueError("nothing to restore: give -i, or `input` or `datasets.test` in the option file")
-        found = list_images(inputs or options.inputs)
-        job_set = make_set(None, root, [(file.path, file.relative, None) for file in found.files], **naming)
-        return [replace(job_set, failures=found.failures, remarks=[found.remark()] if found.passed_over else [])]
+        found = list_images(pictures)
+        return [told(make_set(None, root, [(file.path, file.relative, None) for file in found.files], **naming), found)]
     sets = []
     for name, data in options.datasets.test.items():
         folder = root if output and len(options.datasets.test) == 1 else root / name
@@ -82,6 +89,11 @@ def find_pictures(options: TestOptions, inputs: Sequence[str] | None, output: st
         job_set = make_set(name, folder, [(lr.path, lr.relative, hr and hr.path) for lr, hr in pairs], **naming)
         sets.append(replace(job_set, failures=failures, remarks=remarks))
     return sets
+
+
+def told(job_set: JobSet, found: Listing) -> JobSet:
+    """The set, and what listing its pictures has to say."""
+    return replace(job_set, failures=found.failures, remarks=[found.remark()] if found.passed_over else [])
 
 
 def set_threads(options: TestOptions, world: World) -> None:
@@ -127,7 +139,11 @@ def restore_sets(
     key = settings_key(options.network_g.path, settings)
     output = Output(key=key, quality=file.quality, overwrite=file.overwrite, sheet=options.comparison_sheet, page=options.report)
     everything: list[Done] = []
+    written = True
     for test_set in test_sets:
+        if world.is_main:
+            for folder in test_set.folders:
+                remove_leftovers(folder)
         worker = Worker(
             job_set=test_set,
             generator=generator,
@@ -141,11 +157,11 @@ def restore_sets(
         shares = gather(restore_share(worker, world), world)
         done = [shares[index % world.size][index // world.size] for index in range(len(test_set.jobs))]
         if world.is_main:
-            write_results(test_set, done, worker.metrics, options)
+            written &= write_results(test_set, done, worker.metrics, options)
             for line in test_set.remarks:
                 warn(line)
         everything += [*done, *(Done(failure=failure) for failure in test_set.failures)]
-    return summarize(everything, quiet=not world.is_main)
+    return summarize(everything, quiet=not world.is_main) or int(not written)
 
 
 def warn(message: str) -> None:
@@ -161,22 +177,35 @@ def restore_share(worker: Worker, world: World) -> list[Done]:
     for outcome in tqdm(
         overlapped(jobs, worker.read, worker.restore, worker.write), title, len(jobs), unit="image", disable=not world.is_main
     ):
-        result = outcome.value or Done(failure=reason(outcome.error, outcome.item))
+        result = outcome.value or Done(failure=reason(outcome.error, outcome.item, worker.restoration.tile))
         done.append(result)
         if result.failure:
             warn(f"failed: {result.failure}")
-    return done
+    return [worker.checked(job, result) for job, result in zip(jobs, done, strict=True)]
 
 
-def reason(error: Exception, job: Job) -> str:
-    """What failed, in one line."""
+def reason(error: Exception, job: Job, tile: int | str) -> str:
+    """What failed, in one line, and what to do about memory, by the `tile` that was set."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{job.lr}: ")
     if is_out_of_memory(error):
-        text = f"out of memory; set tile: auto, or a smaller one ({text})"
+        smaller = "set tile: auto" if tile == 0 else f"set tile: auto, or less than {tile}"
+        advice = "the smallest tiles were tried; end other programs, or take a smaller scale" if tile == "auto" else smaller
+        text = f"out of memory; {advice} ({text})"
     return f"{job.lr}: {text}"
 
 
-def write_results(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metric], options: TestOptions) -> None:
+def write_results(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metric], options: TestOptions) -> bool:
+    """`write_reports`, and whether it went well: the results are whole even where the disk has no room for more."""
+    try:
+        write_reports(test_set, done, metrics, options)
+    except OSError as error:
+        again = "the results are whole, and the same command writes the rest"
+        warn(f"failed: {test_set.folder}: scores or sheets could not be written ({error.strerror or error}); {again}")
+        return False
+    return True
+
+
+def write_reports(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metric], options: TestOptions) -> None:
     """The overview sheet, metrics.{json,csv,md}, index.html, and the table of means on the terminal."""
     shown = [item.shown for item in done if item.shown]
     if shown:
@@ -190,7 +219,7 @@ def write_results(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metr
     entries = [item.entry for item in done if item.entry]
     if entries:
         write_page(test_set.folder, test_set.name or options.name, entries, metrics, protocol(test_set, options))
-    tqdm.write(f"results in {test_set.folder}")
+    tqdm.write(f"results in {test_set.place}")
 
 
 def protocol(test_set: JobSet, options: TestOptions) -> dict[str, object]:

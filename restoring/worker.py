@@ -1,13 +1,17 @@
 """What is done with one picture of a test: read, restore (or take the result that exists), compare and score, write."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
 
-from data.photos.photo import Photo, read_photo, software_of, write_photo
+from data.photos.photo import Photo, output_format, read_photo, software_of, write_photo
+from data.photos.whole import photo_size, whole_size
+from data.whole_files import nearest_folder, require_writable
 from models.generator import Generator
 from restoring.jobs import SHEETS, Job, JobSet, made_by
 from restoring.pictures import Restoration, as_rgb8, enlarge_array, restore_with_alpha
@@ -15,6 +19,8 @@ from scoring.metrics import Metric
 from scoring.page import PageEntry, page_entry
 from scoring.report import ImageScores, comparison_sheet, middle, score_image
 from scoring.tables import BICUBIC, HR, OURS
+
+LEAST_SHARE = 20  # files of pictures that are not flat take more than a 20th of their samples, whatever the format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +92,32 @@ class Worker:
         return bool(self.metrics) or self.output.page or (self.output.sheet and self.job_set.has_hr)
 
     def read(self, job: Job) -> Loaded:
-        """The picture, unless its result exists and nobody looks at it."""
-        exists = not self.output.overwrite and (self.job_set.folder / job.output).is_file()
+        """The picture, unless its result exists and nobody looks at it. ValueError and OSError for a result that could not be written."""
+        path = self.job_set.folder / job.output
+        size = self.restoration.output_size(*photo_size(job.lr))
+        exists = path.is_file() and not self.output.overwrite and self._is_result(path, size)
+        if not exists:
+            self._require_place(path, size)
         photo = None if exists and not self.compares else read_photo(job.lr, self.max_megapixels)
-        software = made_by(self.output.key, job.lr.read_bytes())
-        return Loaded(photo=photo, software=software, exists=exists)
+        if not exists:
+            require_space(path, photo, size)
+        return Loaded(photo=photo, software=made_by(self.output.key, job.lr), exists=exists)
+
+    def _is_result(self, path: Path, size: tuple[int, int]) -> bool:
+        """Whether an existing file is whole and of this (height, width); what is not is said, since it will be replaced."""
+        found = whole_size(path)
+        if found is None:
+            self.warn(f"{path}: existed, but was not whole: restored anew")
+        elif found != size:
+            self.warn(f"{path}: existed with {found[1]}x{found[0]} pixels in place of {size[1]}x{size[0]}: restored anew")
+        return found == size
+
+    def _require_place(self, path: Path, size: tuple[int, int]) -> None:
+        """Raises ValueError where a result of this (height, width) cannot be written."""
+        output_format(path, *size)
+        if path.is_dir():
+            raise ValueError(f"{path}: a folder of that name is in the way of the result; rename it")
+        require_writable(path.parent)
 
     def restore(self, job: Job, loaded: Loaded) -> Finished:
         """The network's part, and the scores. ValueError where HR has another size: then nothing is scored, but the result is written."""
@@ -142,3 +169,21 @@ class Worker:
             sheet = (self.job_set.folder / SHEETS / job.output).with_suffix(".png")
             write_photo(sheet, Photo(pixels=finished.sheet), quality=self.output.quality, software=None)
         return finished.done
+
+    def checked(self, job: Job, done: Done) -> Done:
+        """What became of a picture, once all are done: its result must still be there."""
+        path = self.job_set.folder / job.output
+        removed = f"{job.lr}: its result was removed during the run: {path}"
+        return done if done.failure or path.is_file() else replace(done, failure=removed)
+
+
+def require_space(path: Path, photo: Photo, size: tuple[int, int]) -> None:
+    """Raises ValueError where a result of this (height, width) certainly finds no room: less than a LEAST_SHARE-th of its samples is free.
+
+    How small a file becomes is not known before; nearly flat graphics are refused a little early. Disks that do not tell are believed.
+    """
+    samples = size[0] * size[1] * (photo.pixels.shape[2] + (photo.alpha is not None)) * photo.pixels.itemsize
+    disk = shutil.disk_usage(nearest_folder(path.parent))
+    if disk.total and disk.free < samples // LEAST_SHARE:
+        room = f"{disk.free / 1e6:.1f} MB is free"
+        raise ValueError(f"{path}: the disk is full ({room}, {size[1]}x{size[0]} pixels are {samples / 1e6:.1f} MB); free some space")

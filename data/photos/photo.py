@@ -75,14 +75,10 @@ def write_photo(path: str | Path, photo: Photo, *, quality: int = 95, software: 
     Raises: ValueError for another suffix, a quality out of range, or sides that the format does not hold; OSError when the disk refuses.
     """
     path = Path(path)
-    form = path.suffix.lower().lstrip(".").replace("jpeg", "jpg")
     height, width = photo.pixels.shape[:2]
-    if form not in OUTPUT_FORMATS:
-        raise ValueError(f"{path}: pictures are written as {', '.join(OUTPUT_FORMATS)}; choose a name that ends in one of them")
+    form = output_format(path, height, width)
     if not 1 <= quality <= 100:
         raise ValueError(f"{path}: quality must be 1..100, got {quality}")
-    if max(height, width) > _LONGEST_SIDE.get(form, max(height, width)):
-        raise ValueError(f"{path}: {width} x {height} is too large for {form}, whose sides end at {_LONGEST_SIDE[form]}; write png")
     exif = exif_for(photo.exif, height, width, software)
     with whole_file(path) as file:
         if form == "png":
@@ -90,6 +86,16 @@ def write_photo(path: str | Path, photo: Photo, *, quality: int = 95, software: 
             write_png(file, photo.pixels, photo.alpha, icc_profile=photo.icc_profile, exif=block, level=_PNG_LEVEL)
             return ()
         return _write_lossy(file, form, photo, quality, exif)
+
+
+def output_format(path: Path, height: int, width: int) -> str:
+    """Which of OUTPUT_FORMATS `write_photo` takes for a path. Raises ValueError for another suffix, or sides it does not hold."""
+    form = path.suffix.lower().lstrip(".").replace("jpeg", "jpg")
+    if form not in OUTPUT_FORMATS:
+        raise ValueError(f"{path}: pictures are written as {', '.join(OUTPUT_FORMATS)}; choose a name that ends in one of them")
+    if max(height, width) > _LONGEST_SIDE.get(form, max(height, width)):
+        raise ValueError(f"{path}: {width} x {height} is too large for {form}, whose sides end at {_LONGEST_SIDE[form]}; write png")
+    return form
 
 
 def software_of(path: str | Path) -> str | None:

@@ -1,8 +1,9 @@
-from pathlib import Path
+import hashlib
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from restoring.jobs import OVERVIEW, made_by, make_set, output_names, settings_key
+from restoring.jobs import OVERVIEW, made_by, make_set, output_names, settings_key, single_set, windows_name
 
 
 def names(*relatives: str) -> list[str]:
@@ -47,7 +48,8 @@ def test_the_key_knows_the_weights_and_the_settings(tmp_path):
     assert settings_key(tmp_path / "b", {"tile": 1024, "scale": 2.0}) != key
     (tmp_path / "b/generator.safetensors").write_text("others")
     assert settings_key(tmp_path / "b", {"tile": 1024, "scale": 4.0}) != key
-    assert made_by(key, b"photo") == made_by(key, b"photo") != made_by(key, b"other")
+    (tmp_path / "photo").write_bytes(b"photo")
+    assert made_by(key, tmp_path / "photo") == f"D3SR {key}-{hashlib.sha256(b'photo').hexdigest()[:16]}"
 
 
 def test_a_result_may_not_replace_an_input(tmp_path):
@@ -63,3 +65,46 @@ def test_a_result_may_not_replace_an_input(tmp_path):
 def test_sheets_and_results_do_not_mix(tmp_path):
     with pytest.raises(ValueError, match="comparison"):
         make_set("set", tmp_path, [(Path("lr/comparison/a.png"), Path("comparison/a.png"), Path("hr/comparison/a.png"))])
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("a.png", "a.png"),
+        ("a: b?.png", "a_ b_.png"),
+        ('<a>|"b"*.png', "_a___b__.png"),
+        ("folder.", "folder_"),
+        ("folder ...", "folder_"),
+        ("tab\t.png", "tab_.png"),
+        ("CON.png", "CON_.png"),
+        ("nul", "nul_"),
+        ("com1.tar.png", "com1_.tar.png"),
+        ("LPT\u00b2.png", "LPT\u00b2_.png"),
+        ("aux .png", "aux_ .png"),
+        ("CONSOLE.png", "CONSOLE.png"),
+        ("com10.png", "com10.png"),
+        ("a.con.png", "a.con.png"),
+        (".hidden.png", ".hidden.png"),
+    ],
+)
+def test_names_that_windows_forbids_are_changed_there_and_nowhere_else(name, allowed):
+    assert windows_name(name) == allowed and not PureWindowsPath(allowed).is_reserved()
+    relatives = [Path("sub.") / name.replace("/", "")]
+    assert output_names(relatives, "png", windows=False) == [relatives[0].with_suffix(".png")]
+
+
+def test_no_two_results_share_a_name_on_windows_either():
+    found = [path.as_posix() for path in output_names([Path("a:b.png"), Path("a?b.png"), Path("sub./con.jpg")], windows=True)]
+    assert found == ["a_b.png", "a_b_png.png", "sub_/con_.png"]
+
+
+def test_one_picture_goes_where_the_user_says(tmp_path):
+    job_set = single_set(tmp_path / "new/Result.JPG", [tmp_path / "a.png"])
+    assert job_set.place == tmp_path / "new/Result.JPG" and len(job_set.jobs) == 1
+    for name, pictures, message in (
+        ("b.png", ["a.png", "c.png"], "names one result, but 2 pictures"),
+        ("b.gif", ["a.png"], "pictures are written as png, jpg, webp"),
+        ("a.png", ["a.png"], "would replace an input picture"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            single_set(tmp_path / name, [tmp_path / picture for picture in pictures])

@@ -79,7 +79,7 @@ def test_tiles_are_rounded_up_to_the_grid():
     generator = blocks()
     restored(generator, lr_picture(33, 50), (132, 200), tile=60, overlap=10)
     assert set(generator.unet.seen) == {(16, 16)}, "60 pixels become 64, which are 16 blocks"
-    assert len(generator.unet.seen) == 4 * 5, "steps of 64 - 16 pixels over 176 x 240: 16 above and left, 24 and what the grid wants below and right"
+    assert len(generator.unet.seen) == 4 * 5, "steps of 64 - 16 pixels over 176 x 240, the picture and its frame"
 
 
 @pytest.mark.parametrize(("build", "alpha_bar"), [(blocks, 0.5), (vae, 0.9)])
@@ -175,7 +175,7 @@ def test_an_autoencoder_that_overflows_in_its_last_layer_goes_on_in_float32():
     warnings = []
     with Fails():
         image = restored(generator, lr, (96, 48), tile=32, warn=warnings.append)
-    assert len(calls) == 2 * 3 and len(warnings) == 1 and "float16" in warnings[0], "two rows of three tiles, of which the second overflowed"
+    assert len(calls) == 2 * 3 and len(warnings) == 1 and "float16" in warnings[0], "the second of two rows of three"
     assert (image - expected).abs().max() < 0.1
 
 
