@@ -23,7 +23,7 @@ class Target:
 
     def note(self, height: int, width: int) -> str | None:
         """What the user should know where a picture of this size does not get the size that was asked for."""
-        wanted, asked = self._wanted(height, width), f"{self.measure} {self.value:g}"
+        wanted, asked = self._wanted(height, width), f"{self.measure} {self.value:.10g}"
         if wanted > self.most:
             return f"{asked} would be x{wanted:.4g}: the network's own x{self.most:g} is taken; size.beyond: true enlarges further"
         return f"{asked} is smaller than the picture: restored at its own size (x1)" if wanted < 1 else None
