@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and what tells one file from another. It knows no pictures: everyone may use it."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -12,6 +13,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError
 
 TEMPORARY, FORMER = ".tmp", ".former"
+_NO_FOLDERS = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # Windows and some network disks flush files only
 
 
 @contextmanager
@@ -93,11 +95,16 @@ def put_back(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not (is_folder and error.errno in _NO_FOLDERS):
+            raise
 
 
 def sha256_of(path: Path) -> str:
