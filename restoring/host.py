@@ -19,7 +19,7 @@ def physical_cores(cpus: Path = CPUS) -> int:
         return psutil.cpu_count(logical=False) or os.cpu_count() or 1
     allowed = os.sched_getaffinity(0)
     try:
-        return len({(cpus / f"cpu{number}/topology/thread_siblings_list").read_text() for number in allowed})
+        return len({(cpus / f"cpu{number}/topology/thread_siblings_list").read_text(encoding="utf-8") for number in allowed})
     except OSError:
         return len(allowed)
 
@@ -53,9 +53,9 @@ def _left_by_groups(membership: Path, groups: Path) -> Iterator[int]:
 def _left(group: Path, limit: str, used: str) -> Iterator[int]:
     """Bytes, where this group has a limit."""
     try:
-        bound = (group / limit).read_text().strip()
+        bound = (group / limit).read_text(encoding="utf-8").strip()
         if bound != "max":
-            yield int(bound) - int((group / used).read_text()) + _cached(group)
+            yield int(bound) - int((group / used).read_text(encoding="utf-8")) + _cached(group)
     except (OSError, ValueError):  # no such group, or nothing limited here
         return
 
@@ -63,7 +63,7 @@ def _left(group: Path, limit: str, used: str) -> Iterator[int]:
 def _cached(group: Path) -> int:
     """Bytes of files that a group has in memory and gives up when asked. In version 1 only the `total_` counts the groups within, too."""
     try:
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
     except OSError:
         return 0
     return int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))

@@ -135,11 +135,7 @@ def restore_sets(
     test_sets: Sequence[JobSet], generator: Generator, metrics: Sequence[Metric], options: TestOptions, world: World
 ) -> int:
     """Restores and scores every set, each process its share of the pictures. Returns the exit status."""
-    scale: float | Target = options.scale
-    if options.size is not None:
-        measure, value = options.size.chosen
-        scale = Target(measure=measure, value=value, most=math.inf if options.size.beyond else generator.scale)
-    restoration = Restoration(scale=scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
+    restoration = restoration_of(options, generator.scale)
     file = options.output
     settings = asdict(restoration) | {"precision": options.precision, "quality": file.quality, "strength": options.network_g.strength}
     if options.network_g.fast_vae is not None:
@@ -164,6 +160,15 @@ def restore_sets(
             write_results(test_set, done, worker.metrics, options)
         everything += done
     return summarize(everything, quiet=not world.is_main)
+
+
+def restoration_of(options: TestOptions, own_scale: float) -> Restoration:
+    """How pictures are restored; own_scale: the network's."""
+    scale: float | Target = options.scale
+    if options.size is not None:
+        measure, value = options.size.chosen
+        scale = Target(measure=measure, value=value, most=math.inf if options.size.beyond else own_scale)
+    return Restoration(scale=scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
 
 
 def warn(message: str) -> None:
