@@ -37,10 +37,11 @@ ABSENT = ("/proc", "/sys", "/dev/shm")
 
 def become() -> None:
     """From here on this process is on that system."""
-    memory, cores = psutil.virtual_memory(), psutil.cpu_count(logical=False)
+    memory, cores, started = psutil.virtual_memory(), psutil.cpu_count(logical=False), psutil.Process().create_time()
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=2**28), create_time=lambda: started)
     psutil.virtual_memory = lambda: memory
     psutil.cpu_count = lambda logical=True: cores
-    psutil.Process = lambda pid=None: SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=2**28))
+    psutil.Process = lambda pid=None: process
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
     for owner, names in ((os, FUNCTIONS), (signal, SIGNALS)):
