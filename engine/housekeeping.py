@@ -48,7 +48,7 @@ class StopRequest:
                 os.write(2, b"\nstopping: this iteration is finished and saved first; Ctrl-C again ends at once\n")
         elif number == signal.SIGINT and time.monotonic() - self._since > SAME_SIGNAL_S:  # sooner it is the first one delivered twice
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ Only the main process writes; the others just warn.
 """
 
 import logging
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,6 +18,11 @@ from tqdm import tqdm
 from engine.distributed import World, mean_over_ranks
 from engine.driver import driver_version
 from engine.memory import GIB
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 class BarHandler(logging.StreamHandler):
@@ -109,6 +114,8 @@ def peak_memory_gib(device: torch.device) -> float:
     """Largest memory so far: of the GPU where there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset / GIB
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
@@ -134,7 +141,7 @@ class RunLog:
     def write_options(self, text: str) -> None:
         """Keeps the resolved options beside the log."""
         if self.is_main:
-            (self.folder / "options.yml").write_text(text)
+            (self.folder / "options.yml").write_text(text, encoding="utf-8")
 
     def scalars(self, kind: str, iteration: int, total: int, values: dict[str, float]) -> None:
         """One log line, and one TensorBoard point per value under `kind`/name."""

@@ -17,6 +17,7 @@ from degradations.stage import Degradation
 from models.settings import DiscriminatorSettings, FastVaeSettings, GeneratorSettings
 from options.datasets import MetricOptions, TestDatasets, TrainDatasets, check_folder_name
 from options.schema import OptionsError, build, check
+from options.target_size import TargetSize
 from options.training import TrainingOptions
 from options.yaml_files import read_options, to_yaml
 
@@ -200,6 +201,8 @@ class TestOptions:
     """Name of the test and of its folder."""
     scale: float = 4.0
     """Output side over input side."""
+    size: TargetSize | None = None
+    """How large results become, in place of the option file's scale; null = by scale."""
     manual_seed: int = 0
     """Seed; restoration itself draws nothing at random."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -259,5 +262,9 @@ def load_train_options(path: str | Path, force_yml: Iterable[str] = ()) -> Train
 
 
 def load_test_options(path: str | Path, force_yml: Iterable[str] = ()) -> TestOptions:
-    """Reads and checks a test's option file. Raises OptionsError."""
-    return build(TestOptions, read_options(path, force_yml), str(path))
+    """Reads and checks a test's option file; a scale in `force_yml` excludes a size. Raises OptionsError."""
+    section = read_options(path, force_yml)
+    scale = section.sources.get("scale")
+    if section.get("size") is not None and scale is not None and scale.line is None:  # no line: it was written in no file
+        raise scale.error("expected a factor or a size, got both; size=null goes by the factor")
+    return build(TestOptions, section, str(path))

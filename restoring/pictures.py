@@ -13,6 +13,7 @@ from restoring.arrays import Canvas, to_batch
 from restoring.color_fix import fix_rows
 from restoring.enlarged import Enlarged
 from restoring.rows import output_size, restore_rows
+from restoring.target import Target
 from restoring.tile_size import largest_tile, with_smaller_tiles
 
 Warn = Callable[[str], None]
@@ -22,27 +23,28 @@ Warn = Callable[[str], None]
 class Restoration:
     """How pictures are restored; all in pixels of the output.
 
+    scale: the factor, or the size that each picture is to have.
     tile "auto" takes the largest tile for which the memory suffices, and a smaller one when it does not after all; 0 is the whole picture.
     """
 
-    scale: float
+    scale: float | Target
     tile: int | Literal["auto"] = 1024
     tile_overlap: int = 64
     color_fix: str = "none"
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the result for a picture of this size."""
-        return output_size(height, width, self.scale)
+        return output_size(height, width, self.scale.factor(height, width) if isinstance(self.scale, Target) else self.scale)
 
 
 def restore_array(generator: Generator, image: np.ndarray, settings: Restoration, warn: Warn) -> np.ndarray:
-    """A picture (H, W, 1 or 3), uint8 or uint16, restored to round(scale H) x round(scale W), same channels and dtype.
+    """A picture (H, W, 1 or 3), uint8 or uint16, restored to `settings.output_size`, same channels and dtype.
 
     Memory is that of a row of tiles, of LR and of the result (with color_fix adain also the whole result in float32).
     Raises ValueError for a result that is not finite, and what the device raises when its memory is too small.
     """
     lr = to_batch(image).to(generator.prompt_embedding.device) * 2 - 1
-    size = output_size(*lr.shape[-2:], settings.scale)
+    size = settings.output_size(*lr.shape[-2:])
     canvas = Canvas(image, size)
 
     @torch.inference_mode()
@@ -62,7 +64,7 @@ def restore_alpha(generator: Generator, alpha: np.ndarray, settings: Restoration
 
     So what is wholly opaque or transparent stays so. Errors as `restore_array`.
     """
-    height, width = output_size(*alpha.shape, settings.scale)
+    height, width = settings.output_size(*alpha.shape)
     if alpha.min() == alpha.max():
         return np.full((height, width), alpha.flat[0], alpha.dtype)
     restored = restore_array(generator, alpha[..., None], settings, warn)[..., 0]
@@ -74,17 +76,20 @@ def restore_with_alpha(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture (H, W, 1 or 3) and its alpha channel (H, W) if there is one, restored apart from each other.
 
-    Colours that transparency hides are replaced by their visible neighbours' before, so that they leave no fringe.
+    Colours that transparency hides are replaced by their visible neighbours' before, so that they leave no fringe. A size that is not
+    reached is said.
     """
+    note = settings.scale.note(*pixels.shape[:2]) if isinstance(settings.scale, Target) else None
+    if note is not None:
+        warn(note)
     if alpha is None:
         return restore_array(generator, pixels, settings, warn), None
     return restore_array(generator, fill_hidden_colors(pixels, alpha), settings, warn), restore_alpha(generator, alpha, settings, warn)
 
 
-def enlarge_array(image: np.ndarray, scale: float) -> np.ndarray:
-    """What the network is given, for comparison: the bicubic enlargement, as `restore_array` returns its result."""
+def enlarge_array(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What the network is given, for comparison: the bicubic enlargement to (H, W), as `restore_array` returns its result."""
     lr = to_batch(image) * 2 - 1
-    size = output_size(*lr.shape[-2:], scale)
     canvas, picture = Canvas(image, size), Enlarged(lr, size)
     for top in range(0, size[0], 1024):
         bottom = min(top + 1024, size[0])

@@ -1,5 +1,6 @@
 """A run of test_d3sr.py from its options to its exit status: pictures, generator, metrics, each process's share, reports."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -18,10 +19,12 @@ from models.fused import compile_networks, fuse
 from models.generator import Generator, cast_weights, load_generator, use_fast_vae
 from models.release import describe_generator
 from options.d3sr import TestOptions
+from options.target_size import TargetSize
 from restoring.host import physical_cores
 from restoring.jobs import OVERVIEW, Job, JobSet, make_set, settings_key, single_set
 from restoring.pictures import Restoration
 from restoring.pipeline import overlapped
+from restoring.target import Target
 from restoring.tile_size import is_out_of_memory
 from restoring.worker import Done, Output, Worker
 from scoring.metrics import Metric, build_metric
@@ -39,6 +42,7 @@ def run(options: TestOptions, inputs: Sequence[str] | None, output: str | None, 
     user, where several processes must leave together.
     Raises ValueError and OSError for what keeps all pictures from being restored.
     """
+    check_size(options, inputs)
     with start(options.device, timeout=TIMEOUT, report=report) as world:
         test_sets = find_pictures(options, inputs, output)
         for test_set in test_sets:
@@ -51,8 +55,14 @@ def run(options: TestOptions, inputs: Sequence[str] | None, output: str | None, 
 
 
 def describe(options: TestOptions, inputs: Sequence[str] | None, output: str | None) -> str:
-    """What would be read and written, in lines; loads no weights and needs no GPU. What is missing is said, not raised."""
+    """What would be read and written, in lines; loads no weights and needs no GPU. What is missing is said, not raised.
+
+    Raises ValueError where HR is to be compared with results of another size.
+    """
+    check_size(options, inputs)
     lines = [describe_generator(options.network_g.path, options.network_g.pretrained)]
+    if options.size is not None:
+        lines.append(f"size: {named_size(options.size)}, not scale")
     try:
         for test_set in find_pictures(options, inputs, output):
             scored = f", scored with {', '.join(options.metrics)}" if test_set.has_hr else ""
@@ -61,6 +71,19 @@ def describe(options: TestOptions, inputs: Sequence[str] | None, output: str | N
     except ValueError as error:
         lines.append(f"input: MISSING: {error}")
     return "\n".join(lines)
+
+
+def check_size(options: TestOptions, inputs: Sequence[str] | None) -> None:
+    """Raises ValueError where a set with HR is to be restored to another size than scale times LR."""
+    scored = [] if inputs else [name for name, data in options.datasets.test.items() if data.dataroot_gt is not None]
+    if scored and options.size is not None:
+        raise ValueError(f"size: expected null with datasets.test.{scored[0]}.dataroot_gt, since HR is scale times LR; set scale instead")
+
+
+def named_size(size: TargetSize) -> str:
+    """For people: `long_side 2048`."""
+    measure, value = size.chosen
+    return f"{measure} {value:.10g}{', however far beyond the network' if size.beyond else ''}"
 
 
 def find_pictures(options: TestOptions, inputs: Sequence[str] | None, output: str | None) -> list[JobSet]:
@@ -129,9 +152,7 @@ def restore_sets(
     test_sets: Sequence[JobSet], generator: Generator, metrics: Sequence[Metric], options: TestOptions, world: World
 ) -> int:
     """Restores and scores every set, each process its share of the pictures. Returns the exit status."""
-    restoration = Restoration(
-        scale=options.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix
-    )
+    restoration = restoration_of(options, generator.scale)
     file = options.output
     settings = asdict(restoration) | {"precision": options.precision, "quality": file.quality, "strength": options.network_g.strength}
     if options.network_g.fast_vae is not None:
@@ -162,6 +183,15 @@ def restore_sets(
                 warn(line)
         everything += [*done, *(Done(failure=failure) for failure in test_set.failures)]
     return summarize(everything, quiet=not world.is_main) or int(not written)
+
+
+def restoration_of(options: TestOptions, own_scale: float) -> Restoration:
+    """How pictures are restored; own_scale: the network's."""
+    scale: float | Target = options.scale
+    if options.size is not None:
+        measure, value = options.size.chosen
+        scale = Target(measure=measure, value=value, most=math.inf if options.size.beyond else own_scale)
+    return Restoration(scale=scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
 
 
 def warn(message: str) -> None:
@@ -234,7 +264,8 @@ def protocol(test_set: JobSet, options: TestOptions) -> dict[str, object]:
         "generator": options.network_g.path,
         "strength": options.network_g.strength,
         **({"fast_vae": f"{fast.path} ({fast.parts})"} if fast else {}),
-        **{key: getattr(options, key) for key in ("scale", "precision", "tile", "tile_overlap", "color_fix")},
+        **({"scale": options.scale} if options.size is None else {"size": named_size(options.size)}),
+        **{key: getattr(options, key) for key in ("precision", "tile", "tile_overlap", "color_fix")},
     }
 
 

@@ -141,7 +141,8 @@ class Worker:
 
     def _compared(self, job: Job, photo: Photo, pixels: np.ndarray, seconds: float | None, finished: Finished) -> Finished:
         name = job.output.as_posix()
-        pictures = {BICUBIC: as_rgb8(enlarge_array(photo.pixels, self.restoration.scale)), OURS: as_rgb8(pixels)}
+        size = self.restoration.output_size(*photo.pixels.shape[:2])
+        pictures = {BICUBIC: as_rgb8(enlarge_array(photo.pixels, size)), OURS: as_rgb8(pixels)}
         if job.hr is not None:
             hr = as_rgb8(read_photo(job.hr, float("inf")).pixels)
             if hr.shape != pictures[OURS].shape:

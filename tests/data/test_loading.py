@@ -1,13 +1,14 @@
 """Endless batches: which samples they hold, whatever the number of workers; what is said of files that cannot be read and of processes
 that die."""
 
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +27,15 @@ from data.sampler import ShardedSampler
 from degradations.stage import Degradation
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def spawned() -> Iterator[None]:
+    """Processes start as they do on Windows and macOS."""
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(usual, force=True)
 
 
 def batches(
@@ -50,6 +60,18 @@ def test_batches_are_the_samples_of_the_sampler(folder: Path, workers: int) -> N
             assert batch["path"][position] == item["path"]
         assert batch["hr"].shape == (3, 3, 32, 32) and batch["lr"].shape == (3, 3, 8, 8)
         assert batch["hr"].device == CPU and batch["hr"].dtype == torch.float32 and batch["index"].dtype == torch.int64
+
+
+@pytest.mark.slow
+def test_spawned_loader_processes_give_the_samples_of_forked_ones(folder: Path, spawned: None) -> None:
+    """As on Windows and macOS, where a loader process starts from nothing and is sent the data set."""
+    pairs = PairedCrops(folder, folder, gt_size=32, scale=1, seed=0)
+    for dataset, workers in ((crops(folder, Degradation()), 2), (pairs, 1)):
+        expected = batches(dataset, 3, start=6)
+        found = batches(dataset, 3, workers=workers, start=6)
+        for one, other in zip(found, expected, strict=True):
+            assert one.keys() == other.keys() and one["path"] == other["path"]
+            assert all(torch.equal(one[key], other[key]) for key in ("hr", "lr", "index"))
 
 
 def test_a_restart_goes_on_where_the_run_stopped(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import losses.settings
 from models import settings
-from options import d3sr, datasets, training
+from options import d3sr, datasets, target_size, training
 from options.schema import OptionsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ def test_keys_that_others_rely_on(assignment: str) -> None:
 
 @pytest.mark.parametrize(
     "assignment",
-    ["tile=512", "color_fix=wavelet", "path.results_root=out", "datasets.test.a.dataroot_lq=x", "scale=2.5"],
+    ["tile=512", "color_fix=wavelet", "path.results_root=out", "datasets.test.a.dataroot_lq=x", "scale=2.5", "size.width=9"],
 )
 def test_keys_of_a_test_that_others_rely_on(assignment: str) -> None:
     assert load("options/test.yml", assignment) != load("options/test.yml")
@@ -147,6 +147,13 @@ def test_impossible_values_of_a_training_are_refused(assignment: str, message: s
     ("assignment", "message"),
     [
         ("scale=0.5", "scale: must be at least 1, got 0.5"),
+        ("size=2048", "size: expected a mapping with the keys long_side, short_side, width, height, megapixels, beyond or null, got 2048"),
+        ("size.longside=2048", "size.longside: unknown key; did you mean size.long_side?"),
+        ("size={}", "size: expected exactly one of long_side, short_side, width, height, megapixels, got none"),
+        ("size={width: 5, height: 5}", "size: expected exactly one of long_side, short_side, width, height, megapixels, got width and"),
+        ("size.width=0", "size.width: must be at least 1, got 0"),
+        ("size.height=2.5", "size.height: expected an integer or null, got 2.5"),
+        ("size.megapixels=0", "size.megapixels: must be above 0, got 0"),
         ("tile=-1", "tile: must not be negative"),
         ("tile=64", "tile_overlap: must be smaller than tile 64, got 64"),
         ("input=3", "input: expected text or a list of: text, got 3"),
@@ -167,6 +174,19 @@ def test_impossible_values_of_a_training_are_refused(assignment: str, message: s
 )
 def test_impossible_values_of_a_test_are_refused(assignment: str, message: str) -> None:
     assert message in refusal("options/test.yml", assignment)
+
+
+def test_a_size_goes_before_the_files_scale_and_excludes_one_of_the_command_line(tmp_path: Path) -> None:
+    for assignment, chosen in (("size.long_side=2048", ("long_side", 2048)), ("size={megapixels: 2, beyond: true}", ("megapixels", 2.0))):
+        assert load("options/test.yml", assignment).size.chosen == chosen
+    assert load("options/test.yml").size is None and load("options/test.yml", "scale=2", "size=null").scale == 2
+    path = tmp_path / "test.yml"
+    path.write_text(f"base: {ROOT}/options/test.yml\nscale: 2\nsize: {{width: 640}}\n", encoding="utf-8")
+    assert d3sr.load_test_options(path).size.chosen == ("width", 640)
+    for force in (["scale=3"], ["scale=3", "size.width=5"]):
+        with pytest.raises(OptionsError, match="^--force_yml: scale: expected a factor or a size, got both; size=null"):
+            d3sr.load_test_options(path, force)
+    assert d3sr.load_test_options(path, ["scale=3", "size=null"]).scale == 3
 
 
 def test_without_a_set_nothing_can_be_the_best() -> None:
@@ -213,7 +233,7 @@ def test_options_are_frozen() -> None:
             setattr(section, dataclasses.fields(section)[0].name, None)
 
 
-@pytest.mark.parametrize("module", [d3sr, datasets, training, settings, losses.settings])
+@pytest.mark.parametrize("module", [d3sr, datasets, target_size, training, settings, losses.settings])
 def test_every_field_has_a_docstring(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     for owner in (node for node in tree.body if isinstance(node, ast.ClassDef)):
