@@ -73,7 +73,7 @@ class PairedCrops(Dataset):
         sizes, hr = _hr_sizes(pairs, scale), [_picture(hr) for _, hr in pairs if hr is not None]
         usable, self._report = usable_pictures(hr, sizes, gt_size)
         if not usable:
-            raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n{self._report}")
+            raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n  {self._report}")
         self._hr = PictureTable(hr[i]._replace(size=sizes[i]) for i in usable)
         self._lr = PictureTable(_picture(pairs[i][0])._replace(size=(sizes[i][0] // scale, sizes[i][1] // scale)) for i in usable)
         self._order = FileOrder([1.0] * len(usable), seed)

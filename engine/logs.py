@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
+from data.console import say, shown
 from engine.distributed import World, mean_over_ranks
 from engine.driver import driver_version
 from engine.memory import GIB
@@ -24,7 +24,14 @@ class BarHandler(logging.StreamHandler):
     """Writes lines above a tqdm bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        say(self.format(record), error=True)
+
+
+class VisibleFormatter(logging.Formatter):
+    """No name within a message acts on a terminal, or begins a line that looks like another message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 def open_log(file: Path | None) -> logging.Logger:
@@ -40,7 +47,7 @@ def open_log(file: Path | None) -> logging.Logger:
         file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     return logger
 
@@ -134,7 +141,7 @@ class RunLog:
     def write_options(self, text: str) -> None:
         """Keeps the resolved options beside the log."""
         if self.is_main:
-            (self.folder / "options.yml").write_text(text)
+            (self.folder / "options.yml").write_text(text, encoding="utf-8")
 
     def scalars(self, kind: str, iteration: int, total: int, values: dict[str, float]) -> None:
         """One log line, and one TensorBoard point per value under `kind`/name."""

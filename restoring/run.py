@@ -1,6 +1,5 @@
 """A run of test_d3sr.py from its options to its exit status: pictures, generator, metrics, each process's share, reports."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from data.console import say
 from data.image_io import list_images, write_image
 from data.paired import pair_by_name
 from engine.distributed import World, chosen_precision, dtype_of, gather, start
@@ -143,7 +143,7 @@ def restore_sets(
 
 def warn(message: str) -> None:
     """A line above the progress bar."""
-    tqdm.write(message, file=sys.stderr)
+    say(message, error=True)
 
 
 def restore_share(worker: Worker, world: World) -> list[Done]:
@@ -163,7 +163,7 @@ def restore_share(worker: Worker, world: World) -> list[Done]:
 
 def reason(error: Exception, job: Job) -> str:
     """What failed, in one line."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{job.lr}: ")
+    text = (str(error).strip() or type(error).__name__).removeprefix(f"{job.lr}: ").partition("\n")[0]
     if is_out_of_memory(error):
         text = f"out of memory; set tile: auto, or a smaller one ({text})"
     return f"{job.lr}: {text}"
@@ -179,11 +179,11 @@ def write_results(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metr
     scores = [item.scores for item in done if item.scores]
     if scores:
         write_report(test_set.folder, scores, metrics, protocol(test_set, options))
-        tqdm.write(f"\n{test_set.name}\n{mean_table(scores, metrics)}\n")
+        say("", test_set.name, *mean_table(scores, metrics).split("\n"), "")
     entries = [item.entry for item in done if item.entry]
     if entries:
         write_page(test_set.folder, test_set.name or options.name, entries, metrics, protocol(test_set, options))
-    tqdm.write(f"results in {test_set.folder}")
+    say(f"results in {test_set.folder}")
 
 
 def protocol(test_set: JobSet, options: TestOptions) -> dict[str, object]:

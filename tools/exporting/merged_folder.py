@@ -40,7 +40,7 @@ def export(options: TestOptions, folder: Path, dtype: str, *, with_onnx: bool, o
         write_merged(temporary, generator, merged_config(config, dtype, network.strength), scheduler)
         if with_onnx:
             lines.append(add_onnx(temporary))
-        (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx))
+        (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx), encoding="utf-8")
         open_to_readers(temporary)
 
     write_folder(folder, write)
@@ -85,8 +85,8 @@ def write_merged(folder: Path, generator: Generator, config: dict, scheduler: di
     generator.autoencoder.model.save_pretrained(folder / "vae")
     save_generator_tensors(folder, {"prompt_embedding": generator.prompt_embedding.detach()})
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def add_onnx(folder: Path) -> str:
