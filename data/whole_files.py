@@ -31,9 +31,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A whole file in UTF-8; errors as `whole_file`."""
+    """A whole file in UTF-8; errors as `whole_file`. Of a file name that is no valid Unicode the odd bytes become escapes: \\udcff."""
     with whole_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:

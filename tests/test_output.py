@@ -3,7 +3,6 @@ data/console.py, and no text file depends on the machine's encoding."""
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.console import prepare, say
+from data.console import prepare, say, shown
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -40,8 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         write_sheet(parsed.image, parsed.output, options=parsed.options, crop=parsed.crop, num=parsed.num, seed=parsed.seed)
     except ValueError as error:
-        say(f"error: {error}", error=True)
-        sys.exit(1)
+        sys.exit(shown(f"error: {error}"))
     say(f"wrote {parsed.output}")
 
 
