@@ -160,11 +160,12 @@ def test_the_tool_from_end_to_end(traced, exported, tmp_path, capsys):
     lr_up = picture(1, 3, 3 * multiple, multiple - 1)
     torch.testing.assert_close(run(folder / "model.onnx", lr_up), cut_from_mirrored(traced, lr_up), rtol=0, atol=1e-4)
     lr = np.random.default_rng(0).integers(0, 256, (17, 23, 4), np.uint8)
-    shown = {mode: Image.fromarray(lr, "RGBA").convert(mode) for mode in ("RGB", "RGBA", "L", "LA", "P")}
+    shown = {mode: Image.fromarray(lr, "RGBA").convert(mode) for mode in ("RGB", "RGBA", "L", "LA")}
+    shown["P"] = shown["RGB"].convert("P")
     for mode, photo in shown.items():
         photo.save(tmp_path / "photo.png")
         result = run_example(folder, tmp_path)
-        assert result.mode == {"LA": "RGBA", "P": "RGB"}.get(mode, mode) and result.size == (92, 68)
+        assert result.mode == {"P": "RGB"}.get(mode, mode) and result.size == (92, 68)
         rgb = torch.from_numpy(np.array(photo.convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1
         expected = (cut_from_mirrored(traced, traced.upsample(rgb, (68, 92)))[0] + 1) * 127.5
         if mode != "L" and mode != "LA":
