@@ -14,9 +14,9 @@ Exit status: 0 all done; 1 some pictures failed, named at the end, the others ar
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
 
+from data.console import prepare, say, say_traceback
 from options.d3sr import load_test_options, to_yaml
 
 STOPPED = 130  # the exit status that shells give to Ctrl-C
@@ -36,16 +36,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def report(error: BaseException) -> int:
     """Says what ended the program; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
-        print("stopped; every result that exists is whole, and the same command goes on from here", file=sys.stderr)
+        say("stopped; every result that exists is whole, and the same command goes on from here", error=True)
         return STOPPED
     if not isinstance(error, (ValueError, OSError)):
-        traceback.print_exception(error)
+        say_traceback(error)
         return 1
-    print(f"test_d3sr.py: {error}", file=sys.stderr)
+    say(f"test_d3sr.py: {error}", error=True)
     return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         device = [f"device={args.device}"] if args.device else []
@@ -53,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from restoring.run import describe, run  # late: help and mistakes in options need no torch
 
         if args.dry_run:
-            print(to_yaml(options))
-            print(describe(options, args.input, args.output))
+            say(*to_yaml(options).split("\n"))
+            say(*describe(options, args.input, args.output).split("\n"))
             return 0
         return run(options, args.input, args.output, report)
     except (ValueError, OSError, KeyboardInterrupt) as error:

@@ -8,8 +8,8 @@ Running the same command again resumes. Ctrl-C, or SIGTERM, finishes the iterati
 
 import argparse
 import sys
-import traceback
 
+from data.console import prepare, say, say_traceback
 from options.d3sr import load_train_options, to_yaml
 
 STOPPED = 130  # the exit status that shells give to Ctrl-C
@@ -39,21 +39,22 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return STOPPED
     if not isinstance(error, (ValueError, OSError)):
-        traceback.print_exception(error)
+        say_traceback(error)
         return 1
-    print(f"train_d3sr.py: {error}", file=sys.stderr)
+    say(f"train_d3sr.py: {error}", error=True)
     return 2
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         options = load_train_options(args.opt, [*(DEBUG if args.debug else ()), *args.force_yml])
         from engine import distributed, dry_run, loop  # late: help and mistakes in options need no torch
 
         if args.dry_run:
-            print(to_yaml(options))
-            print(dry_run.describe_training(options))
+            say(*to_yaml(options).split("\n"))
+            say(*dry_run.describe_training(options).split("\n"))
             return 0
         with distributed.start(options.device, args.launcher, report=report) as world:
             if options.num_gpu not in ("auto", world.size):

@@ -58,7 +58,7 @@ class HRCrops(Dataset):
         self._report = "\n".join([counted, *told])
         if not usable:
             where = ", ".join(str(path) for path, _ in sources)
-            raise ValueError(f"{where}: no usable training image; lower gt_size ({gt_size}) or give larger images\n{self._report}")
+            raise ValueError(f"{where}: no usable training image; lower gt_size ({gt_size}) or give larger images\n  {self._report}")
         self.pictures = PictureTable(pictures[i]._replace(size=sizes[i]) for i in usable)
         self._order = FileOrder([weights[i] for i in usable], seed)
 

@@ -82,7 +82,7 @@ class PairedCrops(Dataset):
         usable, counted = usable_pictures(hr, sizes, gt_size)
         self._report = "\n".join([counted, *remarks])
         if not usable:
-            raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n{self._report}")
+            raise ValueError(f"{dataroot_gt}: no usable training pair; lower gt_size ({gt_size}) or give larger images\n  {self._report}")
         self._hr = PictureTable(hr[i]._replace(size=sizes[i]) for i in usable)
         self._lr = PictureTable(_picture(pairs[i][0])._replace(size=(sizes[i][0] // scale, sizes[i][1] // scale)) for i in usable)
         self._order = FileOrder([1.0] * len(usable), seed)

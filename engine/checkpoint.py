@@ -39,9 +39,9 @@ def save_state(
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, folder / f"{name}.safetensors")
         for name, state in optimizers.items():
             torch.save(state, folder / f"{name}.pt")
-        (folder / "values.json").write_text(json.dumps({"iteration": iteration, **values}, indent=2) + "\n")
+        (folder / "values.json").write_text(json.dumps({"iteration": iteration, **values}, indent=2) + "\n", encoding="utf-8")
         sums = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
-        (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n")
+        (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 
     write_folder(root / str(iteration), write)
     prune([folder for folder in reversed(state_folders(root)) if int(folder.name) <= iteration], keep_last)
@@ -100,7 +100,7 @@ def read_optimizer(folder: Path, name: str) -> dict:
 
 def read_values(folder: Path) -> dict[str, Any]:
     """The JSON part of a state, `iteration` in it."""
-    return json.loads((folder / "values.json").read_text())
+    return json.loads((folder / "values.json").read_text(encoding="utf-8"))
 
 
 def copy_tensors(into: dict[str, Tensor], source: dict[str, Tensor], what: str) -> None:

@@ -3,10 +3,11 @@
 import os
 import sys
 import threading
-import traceback
 from typing import NoReturn
 
 import torch.distributed as dist
+
+from data.console import say_traceback, shown
 
 KEY = "failed"
 POLL_S = 1.0
@@ -16,7 +17,7 @@ GRACE_S = 2.0
 
 def print_traceback(error: BaseException) -> int:
     """Says all of an error; returns the exit status for it."""
-    traceback.print_exception(error)
+    say_traceback(error)
     return 1
 
 
@@ -29,7 +30,7 @@ def first_line(error: BaseException) -> str:
 def leave(status: int, line: str = "") -> NoReturn:
     """Ends this process at once, whatever any thread of it waits for: no handler, no destructor, nothing collective."""
     if line:
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{shown(line)}\n")  # not `say`: another thread may hold the lock of the bars
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(status)

@@ -13,8 +13,8 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
+from data.console import say, shown
 from engine.distributed import World, mean_over_ranks
 from engine.driver import driver_version
 from engine.memory import GIB
@@ -29,7 +29,14 @@ class BarHandler(logging.StreamHandler):
     """Writes lines above a tqdm bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        say(self.format(record), error=True)
+
+
+class VisibleFormatter(logging.Formatter):
+    """No name within a message acts on a terminal, or begins a line that looks like another message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 def open_log(file: Path | None) -> logging.Logger:
@@ -45,7 +52,7 @@ def open_log(file: Path | None) -> logging.Logger:
         file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     return logger
 

@@ -88,12 +88,12 @@ class BlockTransform(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {"block_size": self.block_size, "latent_channels": self.latent_channels}
         config = {"_class_name": type(self).__name__, **sizes, "scaling_factor": 1.0}
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file({"mean": self.mean.contiguous(), "std": self.std.contiguous()}, folder / WEIGHTS_NAME)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "BlockTransform":
         """Reads what `save_pretrained` wrote."""
-        transform = cls.from_config(json.loads((Path(folder) / CONFIG_NAME).read_text()))
+        transform = cls.from_config(json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8")))
         transform.load_state_dict(load_file(Path(folder) / WEIGHTS_NAME))
         return transform

@@ -36,7 +36,7 @@ def save_release(folder: Path, generator: nn.Module, config: dict[str, Any], dty
         save_generator_tensors(temporary, full_state(generator), dtype)
         if lora_parameters(generator.unet):
             save_lora(temporary / LORA_FILE, generator.unet)
-        (temporary / CONFIG_FILE).write_text(json.dumps({"code_version": CODE_VERSION, **config}, indent=2) + "\n")
+        (temporary / CONFIG_FILE).write_text(json.dumps({"code_version": CODE_VERSION, **config}, indent=2) + "\n", encoding="utf-8")
 
     write_folder(Path(folder), write)
 
@@ -78,7 +78,7 @@ def read_generator_config(path: str | Path) -> dict:
             "experiments/NAME/models/NAME_ITER of a training run"
         )
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     missing = [key for key in ("timestep", "scale", "train", "base") if key not in config]

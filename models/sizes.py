@@ -54,7 +54,7 @@ def weights_are_here(source: str, subfolder: str, revision: str | None = None) -
     path = find_here(source, WEIGHTS_NAMES, subfolder, revision)
     if path is None or not path.name.endswith(".index.json"):
         return path is not None
-    shards = set(json.loads(path.read_text())["weight_map"].values())
+    shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
     return all(find_here(source, [shard], subfolder, revision) for shard in shards)
 
 
@@ -73,7 +73,7 @@ def find_config(source: str, subfolder: str, revision: str | None = None) -> tup
     path = find_here(source, ["config.json"], subfolder, revision)
     if path is not None:
         try:
-            return json.loads(path.read_text()), str(path)
+            return json.loads(path.read_text(encoding="utf-8")), str(path)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not valid JSON ({error}); download the model again") from error
     known = known_model(source) if may_be_hub_id(source) else None

@@ -1,7 +1,6 @@
 """A run of test_d3sr.py from its options to its exit status: pictures, generator, metrics, each process's share, reports."""
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from data.console import say
 from data.image_io import write_image
 from data.listing import Listing, is_image_name, list_images
 from data.pairing import pair_by_name
@@ -196,7 +196,7 @@ def restoration_of(options: TestOptions, own_scale: float) -> Restoration:
 
 def warn(message: str) -> None:
     """A line above the progress bar."""
-    tqdm.write(message, file=sys.stderr)
+    say(message, error=True)
 
 
 def restore_share(worker: Worker, world: World) -> list[Done]:
@@ -216,7 +216,7 @@ def restore_share(worker: Worker, world: World) -> list[Done]:
 
 def reason(error: Exception, job: Job, tile: int | str) -> str:
     """What failed, in one line, and what to do about memory, by the `tile` that was set."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{job.lr}: ")
+    text = (str(error).strip() or type(error).__name__).removeprefix(f"{job.lr}: ").partition("\n")[0]
     if is_out_of_memory(error):
         smaller = "set tile: auto" if tile == 0 else f"set tile: auto, or less than {tile}"
         advice = "the smallest tiles were tried; end other programs, or take a smaller scale" if tile == "auto" else smaller
@@ -245,11 +245,11 @@ def write_reports(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metr
     scores = [item.scores for item in done if item.scores]
     if scores:
         write_report(test_set.folder, scores, metrics, protocol(test_set, options))
-        tqdm.write(f"\n{test_set.name}\n{mean_table(scores, metrics)}\n")
+        say("", test_set.name, *mean_table(scores, metrics).split("\n"), "")
     entries = [item.entry for item in done if item.entry]
     if entries:
         write_page(test_set.folder, test_set.name or options.name, entries, metrics, protocol(test_set, options))
-    tqdm.write(f"results in {test_set.place}")
+    say(f"results in {test_set.place}")
 
 
 def protocol(test_set: JobSet, options: TestOptions) -> dict[str, object]:

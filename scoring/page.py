@@ -19,6 +19,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from data.console import one_line
 from data.whole_files import whole_file
 from scoring.metrics import Metric
 from scoring.report import ImageScores, MethodScores, mean_scores
@@ -101,7 +102,7 @@ def write_page(folder: str | Path, title: str, entries: Sequence[PageEntry], met
     path = Path(folder) / PAGE
     with whole_file(path) as file:
         for text in pieces:
-            file.write(text.encode("utf-8", "backslashreplace"))  # a file name that is no valid Unicode must not cost the page
+            file.write(text.encode("utf-8"))
     return path
 
 
@@ -109,6 +110,7 @@ def _template() -> jinja2.Template:
     """page.html with the functions it calls."""
     loader = jinja2.FileSystemLoader(TEMPLATE.parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.finalize = lambda value: one_line(value) if type(value) is str else value  # not Markup: what macros made, and the script
     environment.filters["json"] = partial(json.dumps, ensure_ascii=False, default=str)
     environment.filters["address"] = lambda link: quote(os.fsencode(link))
     environment.globals |= {"MISSING": MISSING, "number": number, "direction": direction}

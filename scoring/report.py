@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.console import one_line
 from data.whole_files import write_text
 from scoring.metrics import Metric
-from scoring.tables import HR, OURS, best_two, csv_text, direction, markdown_text, number
+from scoring.tables import HR, OURS, Markup, best_two, bold, csv_text, direction, escaped, markdown_text, number
 
 PAPER_WHITE, INK = (255, 255, 255), (34, 34, 34)
 GAP = 8
@@ -81,7 +82,7 @@ def means_table(means: MethodScores, metrics: Sequence[Metric], title: str, unma
         rivals = [scores.get(metric.name) for method, scores in means.items() if method not in unmarked]
         best, second = best_two(rivals, metric.lower_better, metric.best_at)
         for line in lines:
-            marks = {best: f"**{best}**", second: f"<u>{second}</u>"} if line[0] not in unmarked else {}
+            marks = {best: bold(str(best)), second: Markup(f"<u>{second}</u>")} if line[0] not in unmarked else {}
             line[column] = marks.get(line[column], line[column])
     return markdown_text([title, *map(_heading, metrics)], lines, numbers=len(metrics))
 
@@ -125,7 +126,7 @@ def document(rows: Sequence[ImageScores], metrics: Sequence[Metric], protocol: d
 
 def notes(values: dict[str, Any]) -> str:
     """A Markdown list of what is to be known about a table."""
-    return "\n".join(f"- {key}: {value}" for key, value in values.items())
+    return "\n".join(f"- {escaped(key)}: {escaped(str(value))}" for key, value in values.items())
 
 
 def comparison_sheet(pictures: Sequence[np.ndarray], labels: Sequence[str], *, max_side: int = 6144) -> np.ndarray:
@@ -163,6 +164,7 @@ def middle(picture: np.ndarray, cell: int = 320) -> np.ndarray:
 def _sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], captions: Sequence[str] | None) -> np.ndarray:
     if any(len(row) != len(labels) for row in rows):
         raise ValueError(f"a sheet with the columns {', '.join(labels)} needs {len(labels)} pictures per row, got {list(map(len, rows))}")
+    labels = [one_line(label) for label in labels]
     column_width = max(picture.shape[1] for row in rows for picture in row)
     font = ImageFont.load_default(size=min(MAX_FONT, max(16, column_width // 20)))
     column_width = max(column_width, *(math.ceil(font.getlength(label)) for label in labels))
@@ -180,7 +182,7 @@ def _sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], captions
             indent = (column_width - picture.shape[1]) // 2
             sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (GAP + column * (column_width + GAP) + indent, top))
         if captions:
-            text = _shorten(captions[index], font, width - 2 * GAP)
+            text = _shorten(one_line(captions[index]), font, width - 2 * GAP)
             draw.text((GAP, top + row_height + caption_line / 2), text, fill=INK, font=font, anchor="lm")
         top += row_height + caption_line + GAP
     return np.asarray(sheet)

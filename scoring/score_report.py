@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.console import one_line
 from data.whole_files import write_text
 from scoring import bootstrap
 from scoring.methods import AvailableMetrics
@@ -87,7 +88,7 @@ def write_scores(
     ]
     conditions = notes(protocol | {"metrics": _options(available), "weights": _weights(available) or "none needed"} | versions(LIBRARIES))
     bold = "Bold: best, underlined: second best of the methods" + (f"; {' and '.join(unmarked)} to compare with." if unmarked else ".")
-    text = [*tables[:1], bold, *tables[1:], conditions, f"```\n{shlex.join(command)}\n```"]
+    text = [*tables[:1], bold, *tables[1:], conditions, f"```\n{one_line(shlex.join(command))}\n```"]
     write_text(folder / "scores.md", "\n\n".join(part for part in text if part) + "\n")
     return "\n\n".join(table for table in tables if table)
 

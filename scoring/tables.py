@@ -2,11 +2,34 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from data.console import one_line
+
 OURS, BICUBIC, HR = "ours", "bicubic", "HR"  # labels of what is compared
 MISSING = "–"
+
+ACTS_IN_MARKDOWN = re.compile(r"\\(?=[!-/:-@\[-`{-~])|&(?=#?\w+;)|[<>`|]|(?<=\])\(")
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""How a cell begins that a spreadsheet computes; OWASP, CSV injection."""
+
+
+class Markup(str):
+    """Markdown of our own, which `markdown_text` takes as it is."""
+
+
+def bold(text: str) -> Markup:
+    """**text**."""
+    return Markup(f"**{escaped(text)}**")
+
+
+def escaped(text: str) -> str:
+    """Markdown that shows any text, such as a file's name, in one line: no HTML, link, code or cell of a table begins or ends in it."""
+    line = one_line(" ".join(text.splitlines()))
+    return ACTS_IN_MARKDOWN.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), line)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -39,8 +62,11 @@ def best_two(values: Iterable[float | None], lower_better: bool, best_at: float 
 
 
 def markdown_text(heading: Sequence[str], lines: Iterable[Sequence[str]], numbers: int = 0, *, padded: bool = True) -> str:
-    """A Markdown table, padded so that it also reads well in a terminal; its last `numbers` columns are set to the right."""
-    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in line] for line in [heading, *lines]]
+    """A Markdown table, padded so that it also reads well in a terminal; its last `numbers` columns are set to the right.
+
+    Cells are shown as they are, see `escaped`, but for `Markup`.
+    """
+    cells = [[cell if isinstance(cell, Markup) else escaped(cell) for cell in line] for line in [heading, *lines]]
     if not padded:
         return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], ["---"] * len(heading), *cells[1:]])
     widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(heading))]
@@ -54,9 +80,15 @@ def markdown_text(heading: Sequence[str], lines: Iterable[Sequence[str]], number
 
 
 def csv_text(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """A CSV table; None is an empty cell, and a float has every digit."""
+    """A CSV table; None is an empty cell, and a float has every digit. A text is one line (see `one_line`) and never a formula."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(heading)
-    writer.writerows(lines)
+    writer.writerows([_csv_cell(cell) for cell in line] for line in [heading, *lines])
     return buffer.getvalue()
+
+
+def _csv_cell(cell: Any) -> Any:
+    """A text that a spreadsheet would compute gets an apostrophe in front, which spreadsheets take as the sign of a text."""
+    if not isinstance(cell, str):
+        return cell
+    return f"'{one_line(cell)}" if cell.startswith(FORMULA) else one_line(cell)

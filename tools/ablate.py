@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from tools.ablation.options import describe, plan_variants, scoring_options
 
 
@@ -53,23 +54,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     args.given = sys.argv[1:] if argv is None else argv
     try:
         variants = plan_variants(args)
         test = scoring_options(args.test, args.force_test, args.score, args.niqe)
         if args.dry_run:
-            print(describe(variants))
+            say(*describe(variants).split("\n"))
             return 0
         from tools.ablation.study import carry_out, write_results  # late: torch
 
         carry_out(variants, test, args)
-        print(f"\n{write_results(variants, args)}")
+        say("", *write_results(variants, args).split("\n"))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        say("stopped; the same command goes on from here", error=True)
         return 130
     except (ValueError, OSError) as error:
-        print(f"ablate.py: {error}", file=sys.stderr)
+        say(f"ablate.py: {error}", error=True)
         return 2
     return int(any(training.failure for variant in variants for training in variant.trainings))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from options.d3sr import load_test_options
 
 VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled", "bf16", "graphs")
@@ -45,6 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         options = load_test_options(args.opt, args.force_yml)
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         benchmark(args, options)
     except (ValueError, OSError) as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
+        say(f"benchmark.py: {error}", error=True)
         return 2
     return 0
 

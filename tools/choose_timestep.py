@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from options.d3sr import load_train_options
 
 
@@ -35,6 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         if args.pictures < 1:
@@ -42,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = load_train_options(args.opt, args.force_yml)
         from tools.figures.choose_timestep import choose  # late: it imports torch
 
-        print(*choose(args, options), sep="\n")
+        say(*choose(args, options))
     except (ValueError, OSError) as error:
-        print(f"choose_timestep.py: {error}", file=sys.stderr)
+        say(f"choose_timestep.py: {error}", error=True)
         return 2
     return 0
 

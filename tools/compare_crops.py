@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from scoring.tables import HR
 from tools.comparing.arguments import LR, named_folders
 
@@ -51,6 +52,7 @@ def read_box(text: str) -> tuple[int, int, int, int] | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         for name, number in (("--box_size", args.box_size), ("--width", args.width), ("--rows", args.rows)):
@@ -60,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         boxes = [read_box(text) for text in args.boxes or ()]
         from tools.comparing.crops import draw  # late: torch, OpenCV and matplotlib
 
-        print(*draw(args, methods | known, suffixes, boxes), sep="\n")
+        say(*draw(args, methods | known, suffixes, boxes))
     except (ValueError, OSError) as error:
-        print(f"compare_crops.py: {error}", file=sys.stderr)
+        say(f"compare_crops.py: {error}", error=True)
         return 2
     return 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from options.d3sr import load_test_options, load_train_options
 from options.yaml_files import read_options
 
@@ -26,15 +27,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         load = load_train_options if "train" in read_options(args.opt, args.force_yml) else load_test_options
         options = load(args.opt, args.force_yml)
         from tools.timing.complexity import describe  # late: torch takes seconds
 
-        print(*describe(options, args.size), sep="\n")
+        say(*describe(options, args.size))
     except (ValueError, OSError) as error:
-        print(f"complexity.py: {error}", file=sys.stderr)
+        say(f"complexity.py: {error}", error=True)
         return 2
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from options.d3sr import load_test_options
 
 
@@ -29,6 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         options = load_test_options(args.opt, args.force_yml)
@@ -37,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(args.output).expanduser().resolve()
         lines = export(options, folder, args.dtype, with_onnx=args.onnx, overwrite=args.overwrite)
     except (ValueError, OSError) as error:
-        print(f"export.py: {error}", file=sys.stderr)
+        say(f"export.py: {error}", error=True)
         return 2
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    print(*lines, f"wrote {args.output}", *(f"  {name:<44}{size / 1e6:>10,.3f} MB" for name, size in sizes.items()), sep="\n")
+    say(*lines, f"wrote {args.output}", *(f"  {name:<44}{size / 1e6:>10,.3f} MB" for name, size in sizes.items()))
     return 0
 
 

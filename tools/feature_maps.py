@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,15 +35,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         if args.width <= 0:
             raise ValueError(f"--width must be above 0, got {args.width}")
         from tools.figures.feature_maps import draw  # late: it imports torch
 
-        print(*draw(args), sep="\n")
+        say(*draw(args))
     except (ValueError, OSError) as error:
-        print(f"feature_maps.py: {error}", file=sys.stderr)
+        say(f"feature_maps.py: {error}", error=True)
         return 2
     return 0
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from tools.checks import ROOT
 from tools.checks.schedule import STEPS, chosen, make_report
 
@@ -42,6 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     if not args.step:
         return make_report(args, sys.argv[1:] if argv is None else argv)
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run_step(args.step, device=args.device, full=args.bases == "full", folder=Path(args.folder), deadline=float(args.deadline))
     except ValueError as error:
-        print(error, file=sys.stderr)
+        say(error, error=True)
         return 2
     return 0
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,6 +59,7 @@ def shard_bytes(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
 
     from tools.manifests.make import index_shards, make_manifest  # late: --help and mistakes answer at once
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             make_manifest(args)
     except (ValueError, OSError) as error:
-        print(f"manifest.py: {error}", file=sys.stderr)
+        say(f"manifest.py: {error}", error=True)
         return 2
     return 0
 

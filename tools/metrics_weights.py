@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from scoring.metric_weights import use_cache
 
 
@@ -31,6 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     if args.cache:
         use_cache(args.cache)
@@ -39,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return fetch(args.metrics, check=args.check)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        say("stopped; the same command goes on from here", error=True)
         return 130
     except (ValueError, OSError) as error:
-        print(f"metrics_weights.py: {error}", file=sys.stderr)
+        say(f"metrics_weights.py: {error}", error=True)
         return 2
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from options.d3sr import load_train_options
 
 
@@ -39,6 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         options = load_train_options(args.opt, args.force_yml)
@@ -53,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("network_d.type: none has no features; take an option file with a discriminator")
         from tools.figures.trunk_features import draw  # late: it imports torch
 
-        print(*draw(args, options), sep="\n")
+        say(*draw(args, options))
     except (ValueError, OSError) as error:
-        print(f"plot_features.py: {error}", file=sys.stderr)
+        say(f"plot_features.py: {error}", error=True)
         return 2
     return 0
 

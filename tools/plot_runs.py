@@ -15,6 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,13 +29,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         from tools.figures.curves import plot_runs  # late: matplotlib
 
-        print(*plot_runs(args.runs, Path(args.output), args.title, args.names), sep="\n")
+        say(*plot_runs(args.runs, Path(args.output), args.title, args.names))
     except (ValueError, OSError) as error:
-        print(f"plot_runs.py: {error}", file=sys.stderr)
+        say(f"plot_runs.py: {error}", error=True)
         return 2
     return 0
 

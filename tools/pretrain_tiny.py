@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,13 +40,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     try:
         from tools.pretraining.pretrain import pretrain  # late: it imports torch
 
         pretrain(args)
     except (ValueError, OSError) as error:
-        print(f"pretrain_tiny.py: {error}", file=sys.stderr)
+        say(f"pretrain_tiny.py: {error}", error=True)
         return 2
     return 0
 

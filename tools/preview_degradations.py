@@ -10,6 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.console import prepare, say, shown
+
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line of this tool; see the module's docstring."""
@@ -28,6 +32,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the picture, writes the sheet. Exits with a message on a user's mistake."""
+    prepare()
     parsed = parse_args(arguments)
 
     from tools.figures.degradations import write_sheet  # late: --help and mistakes answer at once
@@ -35,10 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         write_sheet(parsed.image, parsed.output, options=parsed.options, crop=parsed.crop, num=parsed.num, seed=parsed.seed)
     except ValueError as error:
-        sys.exit(f"error: {error}")
-    print(f"wrote {parsed.output}")
+        sys.exit(shown(f"error: {error}"))
+    say(f"wrote {parsed.output}")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, only tools/ is on the path
     main()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from models.configs import KNOWN
 
 
@@ -25,11 +26,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    prepare()
     args = parse_args(argv)
     from tools.pretraining.random_base import write_random_base  # late: it imports torch
 
     parameters = write_random_base(args.kind, args.seed, args.dtype, Path(args.folder))
-    print(f"wrote {args.folder}: {parameters / 1e6:.2f} M parameters in the UNet")
+    say(f"wrote {args.folder}: {parameters / 1e6:.2f} M parameters in the UNet")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.console import prepare, say
 from scoring.metric_weights import use_cache
 from scoring.tables import BICUBIC, HR
 from tools.comparing.arguments import LR, assignments, named_folders
@@ -45,6 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     args = parse_args(argv)
     args.command = ["python", "tools/score.py", *(sys.argv[1:] if argv is None else argv)]
     try:
@@ -60,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return score(args, known | methods, suffixes, weights)
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        say("stopped; nothing was written", error=True)
         return 130
     except (ValueError, OSError) as error:
-        print(f"score.py: {error}", file=sys.stderr)
+        say(f"score.py: {error}", error=True)
         return 2
 
 

@@ -111,7 +111,7 @@ def test_only_what_a_manifest_does_not_leave_out_is_used(folder: Path, tmp_path:
     with pytest.raises(ValueError, match="m.jsonl: no images in it that are not left out"):
         find_pictures(manifest_of(folder, path, min_side=99))
     dataset = crops(manifest_of(folder, path), gt_size=48)
-    assert dataset.report().startswith("3 of 5 images usable\n2 too small")
+    assert dataset.report().startswith("3 of 5 images usable\n  2 too small")
 
 
 def test_a_manifest_can_be_moved_with_its_images(folder: Path, tmp_path: Path) -> None:
@@ -222,10 +222,10 @@ def test_report_counts_all_and_names_the_first_few(tmp_path: Path, monkeypatch: 
     assert usable == [7, 8, 9]
     assert report.splitlines() == [
         "3 of 12 images usable",
-        "7 too small (a side under 17 px), left out:",
+        "  7 too small (a side under 17 px), left out:",
         *[f"  {index}.png: {10 + index}x5000" for index in range(5)],
         "  ... and 2 more",
-        "2 unreadable, left out:",
+        "  2 unreadable, left out:",
         "  10.png: the file is empty (0 bytes)",
         "  11.png: the file is empty (0 bytes)",
     ]

@@ -88,6 +88,14 @@ def test_the_main_process_writes_file_and_console_and_appends(tmp_path: Path, ca
     assert (tmp_path / "run/options.yml").read_text() == "name: second\n"
 
 
+def test_no_name_forges_a_line_of_the_log_or_acts_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = RunLog(tmp_path / "run", "run", None, MAIN)
+    log.warning("left out:\n  a\n2026-01-01 00:00:00 INFO: saved\x1b[2J\udcff.png: broken")
+    (first, second) = (tmp_path / "run/train_run.log").read_text(encoding="utf-8").splitlines()
+    assert first.endswith(" WARNING: left out:") and second == "  a\\n2026-01-01 00:00:00 INFO: saved\\x1b[2J\\udcff.png: broken"
+    assert capsys.readouterr().err.splitlines() == [first, second]
+
+
 def test_other_processes_only_warn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     log = RunLog(tmp_path / "run", "run", tmp_path / "tb", OTHER)
     log.write_options("name: x\n")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.console import one_line
 from scoring.page import MAX_SHOWN_SIDE, PageEntry, page_entry, write_page
 from scoring.report import ImageScores
 
@@ -150,8 +151,8 @@ def test_nothing_that_is_named_becomes_part_of_the_page(tmp_path):
         assert names <= {(tag, name) for tag, attributes in harmless.tags for name in attributes}
         assert len(page.all("script")) == 1 and len(page.tags) <= len(harmless.tags) + 2
         for tag in ("title", "h1", "bdi", "dt", "dd", "li"):
-            assert set(page.text_of(tag)) == {text}, tag
-        assert page.all("img")[0]["data-label"] == text and page.all("img")[1]["alt"] == f"{text}, ours"
+            assert set(page.text_of(tag)) == {one_line(text)}, tag
+        assert page.all("img")[0]["data-label"] == one_line(text) and page.all("img")[1]["alt"] == f"{one_line(text)}, ours"
 
 
 def test_a_name_that_is_no_unicode_does_not_cost_the_page(tmp_path):
@@ -246,3 +247,12 @@ def test_writing_holds_one_entry_at_a_time(tmp_path):
     finally:
         tracemalloc.stop()
     assert path.stat().st_size > 30_000_000 and peak < 10_000_000
+
+
+def test_names_that_act_on_a_terminal_or_are_no_unicode_are_shown_escaped(tmp_path):
+    name = "sub dir/a#b?c%20:d\x1b[2J\n\udcff.png"
+    path = write_page(tmp_path, "t", [entry(name, link=name, notes=["\x9b31m"])], [], {"k": name})
+    text, page = path.read_text(encoding="utf-8"), Page(path)
+    assert text.count("a#b?c%20:d\\x1b[2J\\n\\udcff.png") >= 3 and not {"\x1b", "\x9b"} & set(text)
+    (link,) = [found["href"] for found in page.all("a") if not found["href"].startswith("#")]
+    assert link == "sub%20dir/a%23b%3Fc%2520%3Ad%1B%5B2J%0A%FF.png"

@@ -167,3 +167,21 @@ def test_picture_sheet_shows_the_middle_and_takes_different_sizes():
 def test_rows_must_have_a_picture_for_each_label():
     with pytest.raises(ValueError, match="bicubic, ours"):
         picture_sheet([[plain(4, 4, COLOURS[0])]], ["bicubic", "ours"])
+
+
+ODD = "sub/two\nlines\x1b[2J\udcff <b>|=.png"
+
+
+def test_a_name_that_is_no_unicode_and_one_that_acts_are_shown_escaped_in_every_file(tmp_path):
+    rows = [ImageScores(image=ODD, scores=ROWS[0].scores)]
+    write_report(tmp_path, rows, METRICS, {"dataroot_lq": f"<i>{ODD}"})
+    texts = {name: (tmp_path / f"metrics.{name}").read_text(encoding="utf-8") for name in ("json", "csv", "md")}
+    assert [text for text in texts.values() if "\x1b" in text] == []
+    assert texts["csv"].splitlines()[1].startswith("sub/two\\nlines\\x1b[2J\\udcff <b>|=.png,30.0,")
+    assert "| sub/two lines\\x1b[2J\\udcff &lt;b&gt;\\|=.png |" in texts["md"] and "- dataroot_lq: &lt;i&gt;sub/two" in texts["md"]
+    assert json.loads(texts["json"])["images"][0]["image"] == ODD, "JSON has an escape of its own for it, which is read back"
+
+
+def test_a_sheet_is_drawn_whatever_its_names_hold():
+    sheet = picture_sheet([[plain(4, 4, COLOURS[0])] * 2], ["bicubic", ODD], [ODD])
+    assert (sheet == COLOURS[0]).all(axis=2).sum() == 2 * 16

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scoring.tables import BICUBIC, MISSING, markdown_text
+from data.console import one_line
+from scoring.tables import BICUBIC, MISSING, Markup, escaped, markdown_text
 from tools.ablation.tables import Row, csv_table, markdown_table
 from tools.figures import curves
 
@@ -46,10 +47,11 @@ def write_report(out: Path, rows: Sequence[Row], title: str, protocol: Sequence[
         means = {row.label: {name: row.mean(name) for name in lower} for row in rows if row.label in judged}
         figures += curves.draw_sizes(out / "sizes", judged, means, title)
     text = markdown_table(table, lower)
+    commands = f"```\n{one_line(command)}\n```"
     images = ", ".join(str(number) for number in sorted({one.images for one in scores}))
     notes = [*protocol, *([f"Images scored: {images}."] if images else []), *stars(lower)]
     pictures = "\n".join(f"![{file.stem}]({file.name})" for file in figures if file.suffix == ".png")
-    parts = [f"# {title}", "\n".join(f"- {note}" for note in notes), text, pictures, what_stood_for_what(rows), f"```\n{command}\n```"]
+    parts = [f"# {escaped(title)}", "\n".join(f"- {note}" for note in notes), text, pictures, what_stood_for_what(rows), commands]
     (out / "table.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     (out / "table.csv").write_text(csv_table(table, lower), encoding="utf-8")
     return f"{text}\n\n{out / 'table.md'}"
@@ -73,10 +75,10 @@ def what_stood_for_what(rows: Sequence[Row]) -> str:
     for key in keys:
         if not any(key == apart or key.startswith(f"{apart}.") for apart in SECTIONS_APART):
             lines.append(
-                [f"`{key}`", *(_values({row.label: row.settings.get(key, (None, None))[side] for row in known}) for side in (0, 1))]
+                [Markup(f"`{key}`"), *(_values({row.label: row.settings.get(key, (None, None))[side] for row in known}) for side in (0, 1))]
             )
     if any(key.startswith("degradation") for key in keys):
-        lines.append(["`degradation`", "the file's", "the base's"])
+        lines.append([Markup("`degradation`"), "the file's", "the base's"])
     if not lines:
         return ""
     return "## What stood for what\n\n" + markdown_text(["setting", "the variants' own files", "trained here"], lines)

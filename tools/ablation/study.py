@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from data.console import say
 from data.image_io import read_image, to_tensor
 from data.pairing import Pair, pair_by_name
 from options.d3sr import TestOptions, TrainOptions
@@ -32,7 +33,7 @@ def carry_out(variants: Sequence[PlannedVariant], test: TestOptions, args: argpa
     pairs = pair_by_name(*args.score).pairs  # a mistake there must not show after hours of training
     waiting = [(variant, training) for variant in variants for training in variant.trainings]
     clock = Clock(len(waiting))
-    print(f"{len(variants)} variants, {len(waiting)} runs; {len(pairs)} pairs to score on; trainings in {args.runs}", flush=True)
+    say(f"{len(variants)} variants, {len(waiting)} runs; {len(pairs)} pairs to score on; trainings in {args.runs}")
     for number, (variant, training) in enumerate(waiting, start=1):
         label = variant.label if len(variant.trainings) == 1 else f"{variant.label}_seed{training.seed}"
         if training.failure is None:
@@ -44,7 +45,7 @@ def carry_out(variants: Sequence[PlannedVariant], test: TestOptions, args: argpa
         else:
             means = "  ".join(f"{name} {value:.4g}" for name, value in training.scores.mean.items() if value is not None)
             state = f"{f'done in {minutes(took)}' if training.fresh else 'was there'}: {means}"
-        print(f"[{number}/{len(waiting)}] {label}: {state}{clock.left()}", flush=True)
+        say(f"[{number}/{len(waiting)}] {label}: {state}{clock.left()}")
 
 
 def train_and_score(training: Training, label: str, pairs: Sequence[Pair], test: TestOptions, args: argparse.Namespace) -> None:

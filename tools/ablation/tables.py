@@ -11,7 +11,7 @@ from torch import Tensor, no_grad
 
 from losses.perceptual import build_perceptual
 from losses.settings import PerceptualSettings
-from scoring.tables import MISSING, best_two, csv_text, direction, markdown_text, number
+from scoring.tables import MISSING, best_two, bold, csv_text, direction, markdown_text, number
 
 DISTANCES = {"LPIPS*": "lpips", "DISTS*": "dists"}
 """Names in the tables -> perceptual type; the star says that they are not the published metrics."""
@@ -92,7 +92,7 @@ def markdown_table(rows: Sequence[Row], lower_better: Mapping[str, bool]) -> str
         best, _ = best_two(rivals, lower, best_at.get(metric))
         for line, row, mean in zip(lines, rows, means, strict=True):
             cell = _cell(row, metric)
-            line.append(f"**{cell}**" if number(mean) == best and not row.reference else cell)
+            line.append(bold(cell) if number(mean) == best and not row.reference else cell)
     return markdown_text(heading, lines, numbers=len(lower_better))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scoring.tables import markdown_text
+from scoring.tables import Markup, bold, escaped, markdown_text
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -39,13 +39,13 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     notes = any(row["note"] or row["status"] != "ok" for row in rows)
     body = []
     for row in rows:
-        note = row["note"] if row["status"] == "ok" else f"**{row['status']}**: {row['note']}"
+        note = row["note"] if row["status"] == "ok" else Markup(f"{bold(row['status'])}: {escaped(shown(row['note']))}")
         body.append([row["what"], *(row["values"].get(heading, "") for heading in headings), *([note] if notes else [])])
     return _table(["", *headings, *(["note"] if notes else [])], body)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    return markdown_text(headings, [[shown(value) for value in row] for row in rows], padded=False)
+    return markdown_text(headings, [[value if isinstance(value, Markup) else shown(value) for value in row] for row in rows], padded=False)
 
 
 def shown(value: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, NamedTuple
 
+from data.console import say
 from data.whole_files import write_text
 from tools.checks import ROOT
 from tools.checks.limited import run_limited
@@ -100,7 +101,7 @@ def make_report(args: argparse.Namespace, asked: Sequence[str]) -> int:
         folder = Path(temporary)
         found = run(args, "machine.facts", folder, log, 120)
         if found["status"] != "ok":
-            print(f"gpu_check.py: {found['reason'].removesuffix(' (exit status 2)')}", file=sys.stderr)
+            say(f"gpu_check.py: {found['reason'].removesuffix(' (exit status 2)')}", error=True)
             return 2
         machine = found["rows"][0]["values"]
         args.device = machine["kind of device"]
@@ -115,7 +116,7 @@ def make_report(args: argparse.Namespace, asked: Sequence[str]) -> int:
         for result in run_all(args, folder, log):
             report["steps"].append(result)
             write(report, out)
-            print(f"{result['name']}: {result['status']}, {result['seconds']:.0f} s {result['reason']}", flush=True)
+            say(f"{result['name']}: {result['status']}, {result['seconds']:.0f} s {result['reason']}")
         return int(any(result["status"] != "ok" for result in report["steps"]))
 
 

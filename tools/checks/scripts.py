@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.console import say
 from tools.checks import ROOT
 from tools.checks.limited import last_line
 from tools.checks.step import Setting
@@ -36,7 +37,7 @@ def run_script(setting: Setting, *arguments: str) -> tuple[str, bool]:
         RuntimeError: it failed.
     """
     command, seconds = [sys.executable, *arguments], max(1.0, setting.seconds_left - 5)
-    print(f"$ {' '.join(command)}", flush=True)
+    say(f"$ {' '.join(command)}")
     file = setting.folder / "script.txt"  # no pipe: loader processes would keep it open after their parent is gone
     with file.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
@@ -47,7 +48,7 @@ def run_script(setting: Setting, *arguments: str) -> tuple[str, bool]:
             process.wait()
             status = None
     text = file.read_text(encoding="utf-8", errors="replace")
-    print(text, flush=True)
+    say(*text.split("\n"))
     if status:
         raise RuntimeError(last_line(text) or f"exit status {status}")
     return text, status is not None

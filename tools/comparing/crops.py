@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.console import say
 from data.image_io import read_image
 from scoring.tables import BICUBIC, HR
 from tools.comparing.arguments import LR
@@ -30,7 +31,7 @@ def draw(args: argparse.Namespace, folders: Mapping[str, str], suffixes: Mapping
         raise ValueError(f"--boxes: expected one for each of {len(images)} images, got {len(boxes)}")
     blocks = [make_block(sets, name, box, args.box_size, args.lr_as) for name, box in zip(images, boxes, strict=True)]
     files = draw_crops(Path(args.output), blocks, args.width, args.rows)
-    print(*(f"{name}: box {','.join(map(str, block.box))}" for name, block in zip(images, blocks, strict=True)), sep="\n")
+    say(*(f"{name}: box {','.join(map(str, block.box))}" for name, block in zip(images, blocks, strict=True)))
     return files
 
 

@@ -1,13 +1,13 @@
 """Scores folders of several methods' results beside each other: from the folders to the files."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from data.console import say
 from data.image_io import image_size, read_image
 from engine.distributed import choose_device
 from restoring.jobs import OVERVIEW, SHEETS
@@ -30,13 +30,14 @@ def score(args: argparse.Namespace, folders: Mapping[str, str], suffixes: Mappin
 
     def warn(message: str) -> None:
         warnings.append(message)
-        tqdm.write(message, file=sys.stderr)
+        say(message, error=True)
 
     rows = score_pictures(read_pictures(sets, crop, "scoring"), available.metrics, warn)
     of_folders = score_folders(read_pictures(sets, crop, "copying"), available.folder_metrics, warn)
     unmarked = [label for label in (BICUBIC, HR) if label in {method for row in rows for method in row.scores} | set(of_folders)]
-    print(write_scores(Path(args.output), rows, of_folders, available, protocol, unmarked=unmarked, command=args.command))
-    print(f"\n{Path(args.output) / 'scores.md'}" + (f"; {len(warnings)} scores are missing" if warnings else ""))
+    tables = write_scores(Path(args.output), rows, of_folders, available, protocol, unmarked=unmarked, command=args.command)
+    missing = f"; {len(warnings)} scores are missing" if warnings else ""
+    say(*tables.split("\n"), "", f"{Path(args.output) / 'scores.md'}{missing}")
     return int(bool(available.missing or warnings))
 
 
@@ -69,9 +70,9 @@ def find_pictures(
     sets = match_folders(folders, suffixes, ignore=lambda name: name == overview or name.startswith(f"{SHEETS}/"))
     problems = sets.problems()
     if any(sets.missing.values()) and not common:
-        raise ValueError("\n".join(["the folders do not hold the same pictures (--common scores those that all hold):", *problems]))
+        raise ValueError("\n  ".join(["the folders do not hold the same pictures (--common scores those that all hold):", *problems]))
     if problems:
-        print("left out, since not all folders hold it:", *problems, sep="\n", file=sys.stderr)
+        say("left out, since not all folders hold it:", *problems, error=True)
     check_sizes(sets, [label for label in folders if label != LR], crop)
     left_out = {f"left out of {label}": names for label, names in (*sets.missing.items(), *sets.extra.items()) if names}
     protocol = {label: str(folder) for label, folder in folders.items()} | {"pictures": f"{crop}, 8 bit RGB"}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from huggingface_hub import hf_hub_download
 
+from data.console import say
 from scoring.methods import DEFAULT
 from scoring.metric_weights import WeightFile, cached_path, files_of, how_to_get, read_record, relative, state_of, write_record
 
@@ -17,20 +18,20 @@ def fetch(metrics: Sequence[str], *, check: bool) -> int:
     for file in files_of(metrics or DEFAULT):
         state, failure = state_of(file, recorded), ""
         if state.sha256 is None and not check:
-            print(f"downloading {file.url}", flush=True)
+            say(f"downloading {file.url}")
             failure = download(file)
             state = state_of(file, recorded)
         states.append(state)
         if state.problem:
-            print(f"{state.path}: {failure or state.problem.upper()}\n  get {how_to_get(file)}", file=sys.stderr)
+            say(f"{state.path}: {failure or state.problem.upper()}\n  get {how_to_get(file)}", error=True)
         else:
             known = "as recorded" if relative(state.path) in recorded else "none published to compare with"
             proof = "as published" if file.sha256 else known
-            print(f"{state.path}: SHA-256 {state.sha256}, {proof}")
+            say(f"{state.path}: SHA-256 {state.sha256}, {proof}")
     wrong = [state for state in states if state.problem]
-    print(f"{len(states) - len(wrong)} of {len(states)} files are there and as they should be")
+    say(f"{len(states) - len(wrong)} of {len(states)} files are there and as they should be")
     if len(wrong) < len(states):
-        print(f"recorded in {write_record(states)}")
+        say(f"recorded in {write_record(states)}")
     return int(bool(wrong))
 
 

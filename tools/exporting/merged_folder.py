@@ -1,6 +1,7 @@
 """A trained generator as one folder that needs nothing else: written whole or not at all, never over what is no export."""
 
 import json
+import shutil
 from pathlib import Path
 
 from data.whole_files import refuse_leftovers, write_folder
@@ -13,7 +14,8 @@ from tools.exporting.onnx_export import LARGEST_DIFFERENCE, check_packages, writ
 from tools.exporting.readme import readme
 
 ONNX_FILE, README_FILE = "model.onnx", "README.md"
-CONTENTS = {"config.json", "generator.safetensors", "unet", "vae", "scheduler", README_FILE, ONNX_FILE, ONNX_FILE + ".data"}
+EXAMPLE = Path(__file__).with_name("restore_onnx.py")
+CONTENTS = {"config.json", "generator.safetensors", "unet", "vae", "scheduler", README_FILE, ONNX_FILE, ONNX_FILE + ".data", EXAMPLE.name}
 
 
 def export(options: TestOptions, folder: Path, dtype: str, *, with_onnx: bool, overwrite: bool) -> list[str]:
@@ -40,7 +42,7 @@ def export(options: TestOptions, folder: Path, dtype: str, *, with_onnx: bool, o
         write_merged(temporary, generator, merged_config(config, dtype, network.strength), scheduler)
         if with_onnx:
             lines.append(add_onnx(temporary))
-        (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx))
+        (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx), encoding="utf-8")
         open_to_readers(temporary)
 
     write_folder(folder, write)
@@ -85,12 +87,13 @@ def write_merged(folder: Path, generator: Generator, config: dict, scheduler: di
     generator.autoencoder.model.save_pretrained(folder / "vae")
     save_generator_tensors(folder, {"prompt_embedding": generator.prompt_embedding.detach()})
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def add_onnx(folder: Path) -> str:
-    """Writes model.onnx of a merged folder, from what the folder holds. Returns a line that says how it compares."""
+    """Writes model.onnx of a merged folder, from what the folder holds, and a program for it. Returns a line that says how it compares."""
+    shutil.copyfile(EXAMPLE, folder / EXAMPLE.name)
     differences = write_onnx(load_generator(folder), folder / ONNX_FILE)
     shown = ", ".join(f"{difference:.2g} at {width}x{height}" for (height, width), difference in differences.items())
     return f"{ONNX_FILE} against PyTorch, largest difference of [-1, 1]: {shown} (allowed: {LARGEST_DIFFERENCE:g})"

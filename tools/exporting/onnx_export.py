@@ -1,4 +1,4 @@
-"""The generator as an ONNX file: lr_up (1, 3, H, W) in [-1, 1] -> sr, the same size, as `Generator.restore` computes it.
+"""The generator as an ONNX file: lr_up (1, 3, H, W) in [-1, 1], any H and W -> sr, the same size, see `any_size.restore_any_size`.
 
 The file is compared with PyTorch before anyone gets it. Needs the packages of requirements-onnx.txt.
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.onnx import ONNXProgram
 
 from models.generator import Generator
+from tools.exporting.any_size import accept_any_size, restore_any_size
 
 Size = tuple[int, int]
 
@@ -19,7 +20,9 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18  # the oldest that torch's exporter writes: most runtimes read it
 TRACED: Size = (2, 3)
 CHECKED: tuple[Size, ...] = ((5, 3), (1, 4))
-"""Sides in multiples of `size_multiple`. An odd and a single multiple: where wrong sizes on the way down and up would show."""
+"""Sides in multiples of `size_multiple`, of which BEYOND pixels are mirrored. An odd and a single multiple: where wrong sizes on the way
+down and up would show."""
+BEYOND: Size = (3, 1)
 
 LARGEST_DIFFERENCE = 1e-3
 """Of [-1, 1]: an eighth of a grey level of 8 bit. Rounding alone gave 1e-6 (weights/d3sr-tiny) to 5e-5 (random weights, SD 2.1's size)."""
@@ -58,7 +61,7 @@ def write_onnx(generator: Generator, file: Path, external_from: int = EXTERNAL_F
     save_program(trace(generator), file, external_from)
     differences = {}
     for rows, columns in CHECKED:
-        size = (rows * generator.size_multiple, columns * generator.size_multiple)
+        size = (rows * generator.size_multiple - BEYOND[0], columns * generator.size_multiple - BEYOND[1])
         differences[size] = largest_difference(generator, file, size)
         if not differences[size] <= LARGEST_DIFFERENCE:  # nan is refused too
             raise ValueError(
@@ -69,7 +72,7 @@ def write_onnx(generator: Generator, file: Path, external_from: int = EXTERNAL_F
 
 
 def trace(generator: Generator) -> ONNXProgram:
-    """The generator's graph, height and width free, with what a user of the file must know in its metadata.
+    """The generator's graph for pictures of any size, with what a user of the file must know in its metadata.
 
     Raises:
         ValueError: some part of it has no form in ONNX.
@@ -85,6 +88,7 @@ def trace(generator: Generator) -> ONNXProgram:
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"torch cannot express this generator in ONNX: {reason}") from error
+    accept_any_size(program, multiple)
     facts = {"scale": generator.scale, "timestep": generator.timestep, "size_multiple": multiple}
     program.model.metadata_props.update({f"d3sr.{name}": str(value) for name, value in facts.items()})
     return program
@@ -105,7 +109,7 @@ def largest_difference(generator: Generator, file: Path, size: Size) -> float:
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     lr_up = example_picture(size)
     (sr,) = session.run(["sr"], {"lr_up": lr_up.numpy()})
-    return (torch.from_numpy(sr) - generator.restore(lr_up)).abs().max().item()
+    return (torch.from_numpy(sr) - restore_any_size(generator, lr_up)).abs().max().item()
 
 
 def example_picture(size: Size) -> Tensor:

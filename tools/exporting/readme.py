@@ -83,13 +83,16 @@ AUTOENCODERS = {
 ONNX = Template("""
 ## With onnxruntime alone
 
-`model.onnx`, float32: input `lr_up` (1, 3, H, W) in [-1, 1], the picture already enlarged (bicubic) and both sides padded to multiples of
-$multiple; output `sr`, the same size, clamped to [-1, 1]. Feed large pictures in overlapping tiles. The file's metadata (`d3sr.scale`,
-`d3sr.size_multiple`) repeat these numbers.
-
-```python
-sr = onnxruntime.InferenceSession("$name/model.onnx").run(["sr"], {"lr_up": lr_up})[0]  # numpy float32
 ```
+python $name/restore_onnx.py photo.jpg restored.png
+```
+
+restores 8 bit pictures of any size, in tiles; it needs `pip install onnxruntime numpy pillow` and is short enough to be read as an example.
+
+`model.onnx`, float32: input `lr_up` (1, 3, H, W) in [-1, 1], any H and W: the picture already enlarged x$scale (bicubic with a = -0.75, no
+antialiasing). Output `sr`, the same size, clamped to [-1, 1]. Inside, sides are mirrored up to multiples of $multiple and cut again. A
+picture is computed as a whole, so feed large ones in overlapping tiles. The file's metadata (`d3sr.scale`, `d3sr.size_multiple`) repeat
+these numbers.
 """)
 
 
@@ -108,5 +111,5 @@ def readme(name: str, generator: Generator, config: dict, dtype: str, with_onnx:
     return TEXT.substitute(
         name=name, scale=generator.scale, timestep=generator.timestep, origin=trained, base=config["base"], dtype=dtype,
         condition=autoencoder["condition"], program=PROGRAM.substitute(autoencoder, name=name, multiple=multiple),
-        onnx=ONNX.substitute(name=name, multiple=multiple) if with_onnx else "",
+        onnx=ONNX.substitute(name=name, multiple=multiple, scale=generator.scale) if with_onnx else "",
     )  # fmt: skip

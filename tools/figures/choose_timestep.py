@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from data.console import say
 from data.loading import endless_batches
 from data.sampler import ShardedSampler
 from engine.distributed import choose_device
@@ -35,7 +35,7 @@ def choose(args: argparse.Namespace, options: TrainOptions) -> list[Path]:
     alpha_bars = {"matched": match.alpha_bar, "configured": float(alphas_cumprod[g.timestep])}
     noise = {name: required_noise_rms(powers, alpha_bar) for name, alpha_bar in alpha_bars.items()}
     counted, latents = f"{args.pictures} crops of {data.gt_size} pixels", g.vae or g.pretrained
-    print(dataset.report(), f"{counted} in the latents of {latents}", *report(match, noise, g.timestep), sep="\n")
+    say(dataset.report(), f"{counted} in the latents of {latents}", *report(match, noise, g.timestep))
     stem = Path(args.output) / "choose_timestep"
     files = draw_match(stem, match, alphas_cumprod, g.timestep, f"{'/'.join(Path(latents).parts[-2:])}\n{counted}")
     found = {"options": " ".join([args.opt, *args.force_yml]), "gt_size": data.gt_size, "manual_seed": options.manual_seed}
@@ -48,7 +48,7 @@ def measure(
     dataset: Dataset, autoencoder: Autoencoder, number: int, batch_size: int, device: torch.device
 ) -> tuple[np.ndarray, list[str]]:
     """The (number, 3) of `latent_powers` of the first crops, and the files they are from."""
-    powers, paths, warn = [], [], partial(print, file=sys.stderr)
+    powers, paths, warn = [], [], partial(say, error=True)
     batches = endless_batches(dataset, min(batch_size, number), ShardedSampler(), workers=0, device=device, warn=warn)
     with torch.no_grad(), tqdm(total=number, desc="encoding", unit="picture", disable=None) as bar:
         while len(paths) < number:

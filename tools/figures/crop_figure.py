@@ -130,6 +130,5 @@ def _label(axes: Axes, text: str, size: float) -> None:
     """Centred below the picture; no frame, which would hide its outermost pixels."""
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.annotate(
-        text, (0.5, 0), xycoords="axes fraction", xytext=(0, -1.5), textcoords="offset points", ha="center", va="top", fontsize=size
-    )
+    place = {"xycoords": "axes fraction", "xytext": (0, -1.5), "textcoords": "offset points", "ha": "center", "va": "top"}
+    axes.annotate(text, (0.5, 0), **place, fontsize=size, parse_math=False)  # a file's name may hold a $

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from data.console import say
 from data.image_io import read_image, to_tensor
 from losses.ea_dists import EdgeAware
 from losses.perceptual import build_perceptual
@@ -42,7 +43,7 @@ def draw(args: argparse.Namespace) -> list[Path]:
         (first, hr), *others = pictures.items()
         for label, sr in others:
             dists, ea_dists = both_distances(distance, sr, hr)
-            print(f"{label} and {first}: DISTS {dists:.4f}, EA-DISTS {ea_dists:.4f}")
+            say(f"{label} and {first}: DISTS {dists:.4f}, EA-DISTS {ea_dists:.4f}")
     return files
 
 

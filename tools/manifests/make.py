@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from data.console import say
 from data.manifest import Entry, file_of, measure_all, select, write_manifest
 from data.shards import shard_paths, write_index, write_shards
 from data.sources import some
@@ -14,7 +15,7 @@ from data.sources import some
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-def summary(entries: Sequence[Entry], found: Counter[str], num_read: int, min_side: int, min_sharpness: float, dropped: bool) -> str:
+def summary(entries: Sequence[Entry], found: Counter[str], num_read: int, min_side: int, min_sharpness: float, dropped: bool) -> list[str]:
     """What there is and what is used, in lines for the terminal."""
     readable = [entry for entry in entries if entry.width]
     used = [entry for entry in entries if not entry.left_out]
@@ -36,7 +37,7 @@ def summary(entries: Sequence[Entry], found: Counter[str], num_read: int, min_si
         values = np.quantile([entry.sharpness for entry in readable], QUANTILES)
         shown = "  ".join(f"{quantile:.0%} {value:.4g}" for quantile, value in zip(QUANTILES, values, strict=True))
         lines.append(f"sharpness   {shown}")
-    return "\n".join(lines)
+    return lines
 
 
 def make_manifest(args: argparse.Namespace) -> None:
@@ -45,17 +46,17 @@ def make_manifest(args: argparse.Namespace) -> None:
     dropped = args.duplicates == "drop"
     entries, found = select(measured, min_side=args.min_side, min_sharpness=args.min_sharpness, drop_duplicates=dropped)
     write_manifest(args.output, entries)
-    print(summary(entries, found, num_read, args.min_side, args.min_sharpness, dropped))
+    say(*summary(entries, found, num_read, args.min_side, args.min_sharpness, dropped))
     if passed_over:
-        print(passed_over)
-    print(f"wrote {args.output}")
+        say(passed_over)
+    say(f"wrote {args.output}")
     if args.shards:
         used = [entry for entry in entries if not entry.left_out]
         if not used:
             raise ValueError(f"--shards {args.shards}: no image is left to write")
         images = ((file_of(entry, args.output), {"path": entry.path, "sha256": entry.sha256}) for entry in used)
         shards = write_shards(tqdm(images, total=len(used), desc="writing", disable=None), args.shards, args.shard_size)
-        print(f"wrote {len(shards)} shard(s) of {len(used):,} images, with their indexes: {shards[0]} ... {shards[-1].name}")
+        say(f"wrote {len(shards)} shard(s) of {len(used):,} images, with their indexes: {shards[0]} ... {shards[-1].name}")
 
 
 def index_shards(root: str) -> None:
@@ -64,7 +65,7 @@ def index_shards(root: str) -> None:
     if not shards:
         raise ValueError(f"{root}: no shards; give a .tar, a folder of them, or braces like shards/{{00000..00127}}.tar")
     for shard in shards:
-        print(f"{shard}: {write_index(shard):,} images indexed")
+        say(f"{shard}: {write_index(shard):,} images indexed")
 
 
 def _megapixels(entries: Iterable[Entry]) -> float:

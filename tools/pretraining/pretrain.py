@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.console import say
 from data.hr_crops import HRCrops
 from data.image_io import to_unit_range
 from data.loading import endless_batches
@@ -59,7 +60,7 @@ class Training:
             getattr(self, name).load_state_dict(state[name])
         self.ema = {name: state["ema"][name].to(mean.device) for name, mean in self.ema.items()}
         self.iteration = state["iteration"]
-        print(f"resuming {self.file} at iteration {self.iteration}")
+        say(f"resuming {self.file} at iteration {self.iteration}")
 
     def save(self) -> None:
         """Writes the whole state, or leaves the former one."""
@@ -91,14 +92,14 @@ def pretrain(args: argparse.Namespace) -> None:
     Raises ValueError or OSError where there are no photographs or the disk refuses.
     """
     dataset = HRCrops([(path, 1.0) for path in args.data], gt_size=args.size, scale=4, seed=args.seed, use_hflip=True)
-    print(dataset.report())
+    say(dataset.report())
     training = Training(args, dataset)
     sampler = ShardedSampler(rank=0, world_size=1, start=training.iteration * args.batch)
-    batches = endless_batches(dataset, args.batch, sampler, workers=args.workers, device=torch.device(args.device), warn=print)
+    batches = endless_batches(dataset, args.batch, sampler, workers=args.workers, device=torch.device(args.device), warn=say)
     train(training, batches, args)
     training.unet.load_state_dict(training.ema)
     save_base(Path(args.out), cast(training.unet, torch.half), BlockAutoencoder(training.transform.cpu()))
-    print(f"wrote {args.out}; {training.file} is needed no more")
+    say(f"wrote {args.out}; {training.file} is needed no more")
 
 
 def train(training: Training, batches: Iterator[dict[str, Any]], args: argparse.Namespace) -> None:
@@ -109,7 +110,7 @@ def train(training: Training, batches: Iterator[dict[str, Any]], args: argparse.
         running += training.step(next(batches)["hr"], alphas_cumprod, args)
         if training.iteration % args.log_every == 0:
             speed = (training.iteration - first) * args.batch / (time.time() - started)
-            print(f"iter {training.iteration:6d}  loss {running / args.log_every:.4f}  {speed:.4g} crops/s", flush=True)
+            say(f"iter {training.iteration:6d}  loss {running / args.log_every:.4f}  {speed:.4g} crops/s")
             running = 0.0
         if training.iteration % args.save_every == 0:
             training.save()

@@ -106,6 +106,6 @@ def machine(device: torch.device) -> dict[str, object]:
 
 
 def _processor() -> str:
-    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]} ({len(names)} processors)" if names else platform.processor() or platform.machine()

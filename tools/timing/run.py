@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from data.console import say
 from engine.distributed import choose_device, dtype_of
 from options.d3sr import TestOptions
 from restoring.host import physical_cores
@@ -30,7 +31,7 @@ def benchmark(args: argparse.Namespace, options: TestOptions) -> None:
     (folder / "benchmark.md").write_text(markdown(results), encoding="utf-8")
     if results["rows"] or "Scaling" in results["parts"]:
         plot(results, folder / "benchmark.png")
-    print(markdown(results))
+    say(*markdown(results).split("\n"))
 
 
 def measure_all(args: argparse.Namespace, options: TestOptions) -> dict[str, Any]:

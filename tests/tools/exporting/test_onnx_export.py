@@ -5,10 +5,14 @@ A trace takes seconds, so there is one of each kind of network.
 
 import copy
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from models.backbones import new_autoencoder, new_unet, save_base
 from models.configs import BLOCK_TRANSFORM
@@ -16,7 +20,7 @@ from models.generator import Generator
 from models.release import save_release
 from tests.tiny_models import SMALL_SD_UNET, SMALL_TINY_UNET, SMALL_VAE, generator_of, picture
 from tools.export import main
-from tools.exporting.onnx_export import CHECKED, TRACED, example_picture, save_program, trace, write_onnx
+from tools.exporting.onnx_export import BEYOND, CHECKED, TRACED, example_picture, save_program, trace, write_onnx
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +70,23 @@ def run(file: Path, lr_up: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(["sr"], {"lr_up": lr_up.numpy()})[0])
 
 
+def cut_from_mirrored(generator: Generator, lr_up: torch.Tensor) -> torch.Tensor:
+    """Extended by numpy, restored, cut: what the file must compute for a picture of any size."""
+    height, width = lr_up.shape[-2:]
+    beyond = ((0, 0), (0, 0), *((0, -side % generator.size_multiple) for side in (height, width)))
+    extended = torch.from_numpy(np.pad(lr_up.numpy(), beyond, mode="reflect"))
+    return generator.restore(extended)[..., :height, :width]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (17, 15), (68, 92), (83, 125)])
+def test_any_size(exported, size):
+    generator, _, file = exported
+    lr_up = picture(1, 3, *size, seed=4)
+    sr = run(file, lr_up)
+    assert sr.shape == lr_up.shape
+    torch.testing.assert_close(sr, cut_from_mirrored(generator, lr_up), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (20, 12), TRACED])
 def test_any_size_of_whole_multiples(exported, size):
     generator, _, file = exported
@@ -87,7 +108,7 @@ def test_the_file_says_what_it_wants(exported):
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     multiple = generator.size_multiple
     assert [(node.name, node.type) for node in session.get_inputs()] == [("lr_up", "tensor(float)")]
-    assert session.get_inputs()[0].shape == [1, 3, f"{multiple}*h", f"{multiple}*w"]
+    assert session.get_inputs()[0].shape == session.get_outputs()[0].shape == [1, 3, "height", "width"]
     facts = {"d3sr.scale": "4", "d3sr.timestep": "100", "d3sr.size_multiple": str(multiple)}
     assert session.get_modelmeta().custom_metadata_map == facts
     assert not (file.parent / "model.onnx.data").exists()
@@ -113,7 +134,8 @@ def traced(exported, monkeypatch) -> Generator:
 
 def test_the_differences_are_returned(traced, tmp_path):
     differences = write_onnx(traced, tmp_path / "model.onnx")
-    assert list(differences) == [(rows * traced.size_multiple, columns * traced.size_multiple) for rows, columns in CHECKED]
+    multiple = traced.size_multiple
+    assert list(differences) == [(rows * multiple - BEYOND[0], columns * multiple - BEYOND[1]) for rows, columns in CHECKED]
     assert not {TRACED} & set(CHECKED) and all(0 < difference < 1e-4 for difference in differences.values())
 
 
@@ -131,12 +153,40 @@ def test_the_tool_from_end_to_end(traced, exported, tmp_path, capsys):
     (tmp_path / "x.yml").write_text(f"name: x\nnetwork_g: {{path: '{run_folder}'}}\n")
     assert main(["-opt", str(tmp_path / "x.yml"), "-o", str(folder), "--onnx"]) == 0
     multiple, out = traced.size_multiple, capsys.readouterr().out
-    sizes = [f"{columns * multiple}x{rows * multiple}" for rows, columns in CHECKED]
+    sizes = [f"{columns * multiple - BEYOND[1]}x{rows * multiple - BEYOND[0]}" for rows, columns in CHECKED]
     number = r"\d\S+"
     assert re.search(rf"model.onnx against PyTorch, .+: {number} at {sizes[0]}, {number} at {sizes[1]} \(allowed: 0.001\)", out)
-    assert "## With onnxruntime alone" in (folder / "README.md").read_text()
-    lr_up = picture(1, 3, 3 * multiple, multiple)
-    torch.testing.assert_close(run(folder / "model.onnx", lr_up), traced.restore(lr_up), rtol=0, atol=1e-4)
+    assert f"python {folder.name}/restore_onnx.py photo.jpg" in (folder / "README.md").read_text(encoding="utf-8")
+    lr_up = picture(1, 3, 3 * multiple, multiple - 1)
+    torch.testing.assert_close(run(folder / "model.onnx", lr_up), cut_from_mirrored(traced, lr_up), rtol=0, atol=1e-4)
+    lr = np.random.default_rng(0).integers(0, 256, (17, 23, 4), np.uint8)
+    shown = {mode: Image.fromarray(lr, "RGBA").convert(mode) for mode in ("RGB", "RGBA", "L", "LA")}
+    shown["P"] = shown["RGB"].convert("P")
+    for mode, photo in shown.items():
+        photo.save(tmp_path / "photo.png")
+        result = run_example(folder, tmp_path)
+        assert result.mode == {"P": "RGB"}.get(mode, mode) and result.size == (92, 68)
+        rgb = torch.from_numpy(np.array(photo.convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1
+        expected = (cut_from_mirrored(traced, traced.upsample(rgb, (68, 92)))[0] + 1) * 127.5
+        if mode != "L" and mode != "LA":
+            assert np.abs(np.array(result.convert("RGB")) - expected.permute(1, 2, 0).numpy()).max() <= 0.51
+    Image.fromarray(lr[..., 0].astype(np.uint16) * 256).save(tmp_path / "photo.png")
+    assert "this example restores 8 bit pictures" in run_example(folder, tmp_path)
+
+
+WITHOUT_US = """
+import runpy, sys
+sys.modules |= dict.fromkeys(("torch", "diffusers", "peft", "cv2", "data", "models", "tools", "onnx", "onnxscript"))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_example(folder: Path, where: Path) -> Image.Image | str:
+    """What restore_onnx.py of an exported folder makes of photo.png, with nothing of ours, nor torch, at hand; or what it says."""
+    command = [sys.executable, "-I", "-c", WITHOUT_US, str(folder / "restore_onnx.py"), "photo.png", "restored.png"]
+    found = subprocess.run(command, cwd=where, capture_output=True, text=True)
+    return found.stderr if found.returncode else Image.open(where / "restored.png")
 
 
 def test_the_tool_leaves_nothing_of_a_file_that_computes_something_else(traced, exported, tmp_path, capsys, monkeypatch):
