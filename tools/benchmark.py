@@ -38,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu = processor seconds, where others use the CPU as well"
     )
     parser.add_argument("--scaling", type=int, nargs="*", metavar="SIDE", help="growth of time and memory (default sides: 256 to 4096)")
-    parser.add_argument("--processes", type=int, nargs="+", action="extend", default=[], metavar="N", help="pictures per second of N processes")
+    parser.add_argument("--processes", type=int, nargs="+", action="extend", default=[], metavar="N", help="pictures per second of N")
     parser.add_argument("--losses", type=int, nargs=2, metavar=("BATCH", "SIDE"), help="EA-DISTS beside two calls of pyiqa's DISTS")
     parser.add_argument("--training", metavar="FILE", help="one iteration of both players of a training's option file, on made-up crops")
     return parser.parse_args(argv)
