@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.whole_files import write_folder, write_text
+from models.config_checks import GENERATOR, check_config
+from models.json_files import read_json
 from models.lora import LORA_FILE, lora_parameters, save_lora
 from models.pretrained_files import WEIGHTS_NAMES, find_file, is_local, reading_tensors
 from models.random_source import DESCRIPTION, is_random
@@ -69,7 +71,7 @@ def read_generator_config(path: str | Path) -> dict:
     """config.json of a released or experiment folder.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: there is none, it is damaged, or it says what no generator can be.
     """
     file = Path(path) / CONFIG_FILE
     if not file.is_file():
@@ -77,13 +79,11 @@ def read_generator_config(path: str | Path) -> dict:
             f"'{path}' holds no trained generator (no {CONFIG_FILE}). Give a released folder such as weights/d3sr-tiny, or "
             "experiments/NAME/models/NAME_ITER of a training run"
         )
-    try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    config = read_json(file)
     missing = [key for key in ("timestep", "scale", "train", "base") if key not in config]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}: it does not describe a D3SR generator")
+    check_config(config, GENERATOR, str(file))
     return config
 
 
@@ -119,7 +119,7 @@ def describe_generator(path: str, base: str | None = None) -> str:
     origin = f"base model: {_shown(source)}"
     if config["train"] == MERGED:
         what = "merged, whole in itself" + (f"; network_g.pretrained ({base}) is not used" if base else "")
-        origin = f"merged from: {config.get('merged_from', {}).get('name', 'unknown')}, trained on {config['base']}"
+        origin = f"merged from: {_merged_from(config)}, trained on {config['base']}"
     lines = [
         f"generator: {path}, T_L = {config['timestep']}, x{config['scale']}, {what}",
         origin,
@@ -129,9 +129,14 @@ def describe_generator(path: str, base: str | None = None) -> str:
     return "\n".join(lines)
 
 
+def _merged_from(config: dict) -> str:
+    origin = config.get("merged_from")
+    return str(origin.get("name", "unknown")) if isinstance(origin, dict) else "unknown"
+
+
 def stored_parameters(file: Path) -> int:
-    """How many numbers a .safetensors file holds, from its header."""
-    with safe_open(file, framework="pt") as tensors:
+    """How many numbers a .safetensors file holds, from its header. Raises ValueError for a damaged one."""
+    with reading_tensors(file), safe_open(file, framework="pt") as tensors:
         return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  safe_open is no mapping
 
 
