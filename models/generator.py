@@ -202,7 +202,8 @@ def load_generator(
         raise ValueError(f"'{path}' was trained on another base than '{source}' ({config['base']}): set network_g.pretrained to that one")
     state = read_generator_tensors(path)
     unet = load_unet(source, revision)
-    _check_state(Path(path), config["train"], state, unet)
+    place = "the unet/ beside it" if Path(source) == Path(path) else f"the UNet of '{source}'"
+    _check_state(Path(path) / GENERATOR_FILE, state, unet, whole=config["train"] == "full", place=place)
     if config["train"] == "full":
         trained = {name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")}
         if strength != 1:
@@ -221,15 +222,16 @@ def load_generator(
     return _in_own_memory(cast_weights(generator, dtype)).requires_grad_(False).eval()
 
 
-def _check_state(path: Path, train: str, state: dict[str, Tensor], unet: nn.Module) -> None:
-    """Raises ValueError where generator.safetensors is not what `train` says that it is, or does not fit the UNet."""
-    file, prompt, name = path / GENERATOR_FILE, state.get("prompt_embedding"), "prompt_embedding"
+def _check_state(file: Path, state: dict[str, Tensor], unet: nn.Module, *, whole: bool, place: str) -> None:
+    """Raises ValueError where the tensors of `file` are not those of a prompt, and of a `whole` UNet where that was trained."""
+    name = "prompt_embedding"
+    prompt = state.get(name)
     if prompt is None or prompt.ndim != 2 or prompt.shape[1] != unet.config.cross_attention_dim or not len(prompt):
         found = "missing" if prompt is None else tuple(prompt.shape)
         width = f"(tokens, {unet.config.cross_attention_dim})"
-        raise ValueError(f"{file} does not fit the UNet of its base, first at {name}: {found}, expected {width}")
-    expected = {f"unet.{key}": weight for key, weight in unet.state_dict().items()} if train == "full" else {}
-    check_fit(str(file), state, expected | {name: prompt}, f"the UNet of its base with train: {train}")
+        raise ValueError(f"{file} does not fit {place}, first at {name}: {found}, expected {width}")
+    expected = {f"unet.{key}": weight for key, weight in unet.state_dict().items()} if whole else {}
+    check_fit(str(file), state, expected | {name: prompt}, place)
 
 
 def use_fast_vae(generator: Generator, source: str, parts: str) -> None:
