@@ -116,7 +116,7 @@ AUTOENCODERS = {
     "BlockTransform": {"block_size": Number(1, 16, needed=True)},
 }
 SCHEDULER = {
-    "num_train_timesteps": Number(NUM_TIMESTEPS, 10 * NUM_TIMESTEPS),
+    "num_train_timesteps": Number(1, 10 * NUM_TIMESTEPS),
     **dict.fromkeys(("beta_start", "beta_end"), Number(1e-9, 0.999, whole=False, needed=True)),
 }
 GENERATOR = {

@@ -57,6 +57,8 @@ class Generator(nn.Module):
                 f"the autoencoder's latents have {autoencoder.latent_channels} channels, the UNet takes {unet.config.in_channels}: "
                 "set network_g.vae to an autoencoder of the base's own latent space, or leave it out"
             )
+        if timestep >= len(alphas_cumprod):
+            raise ValueError(f"timestep {timestep} lies beyond the {len(alphas_cumprod)} of the base's scheduler_config.json")
         self.unet = unet
         self.autoencoder = autoencoder
         self.prompt_embedding = nn.Parameter(prompt_embedding)

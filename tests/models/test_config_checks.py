@@ -36,7 +36,7 @@ HOSTILE = [
     ("vae", "scaling_factor", 0),
     ("vae", "_class_name", ["AutoencoderKL"]),
     ("scheduler", "num_train_timesteps", 10**11),
-    ("scheduler", "num_train_timesteps", 10),
+    ("scheduler", "num_train_timesteps", 0),
     ("scheduler", "beta_start", "0.1"),
     ("scheduler", "beta_end", 1e-5),
 ]
