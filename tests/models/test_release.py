@@ -303,9 +303,7 @@ def test_a_generator_file_that_does_not_fit_is_named(folder, change, problem) ->
 def test_a_unet_that_lacks_a_tensor_is_named(tmp_path, tiny_base, strength) -> None:
     release(tmp_path / "run_8", tiny_base, "full")
     resave(tmp_path / "run_8/generator.safetensors", lambda state: state.pop("unet.conv_in.bias"))
-    with pytest.raises(
-        ValueError, match=r"generator\.safetensors does not fit .*, first at unet\.conv_in\.bias: missing"
-    ):
+    with pytest.raises(ValueError, match=r"generator\.safetensors does not fit .*, first at unet\.conv_in\.bias: missing"):
         load_generator(tmp_path / "run_8", strength=strength)
 
 
