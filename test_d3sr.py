@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from data.console import prepare, say, say_traceback
+from options.arguments import add_option_arguments, add_several
 from options.d3sr import load_test_options, to_yaml
 
 STOPPED = 130  # the exit status that shells give to Ctrl-C
@@ -24,11 +25,10 @@ STOPPED = 130  # the exit status that shells give to Ctrl-C
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file, such as options/test.yml")
-    parser.add_argument("-i", "--input", nargs="+", metavar="INPUT", help="pictures, folders or .txt lists, instead of the option file's")
+    add_option_arguments(parser, "option file, such as options/test.yml")
+    add_several(parser, "-i", "--input", metavar="INPUT", help="pictures, folders or .txt lists, instead of the option file's")
     parser.add_argument("-o", "--output", metavar="OUT", help="the results' folder, or one result's name (default: results/NAME[/SET])")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="instead of the option file's")
-    parser.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change options, such as tile=512")
     parser.add_argument("--dry-run", action="store_true", help="print the options and what would be done, and stop")
     return parser.parse_args(argv)
 

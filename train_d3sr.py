@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from data.console import prepare, say, say_traceback
+from options.arguments import add_option_arguments
 from options.d3sr import load_train_options, to_yaml
 
 STOPPED = 130  # the exit status that shells give to Ctrl-C
@@ -26,8 +27,7 @@ DEBUG = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file, e.g. options/train.yml")
-    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="override options, e.g. train.total_iter=1000")
+    add_option_arguments(parser, "option file, e.g. options/train.yml", "override options, e.g. train.total_iter=1000")
     parser.add_argument("--launcher", choices=["none", "pytorch"], help="default: what torchrun's environment says")
     parser.add_argument("--debug", action="store_true", help="eight iterations of everything, each of them logged")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved options and what would be loaded, then stop")

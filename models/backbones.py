@@ -19,7 +19,7 @@ from models.autoencoders import Autoencoder, BlockAutoencoder, KLAutoencoder, Ti
 from models.block_transform import BlockTransform
 from models.configs import SCHEDULE
 from models.diffusion import scaled_linear_alphas_cumprod
-from models.pretrained_files import address_of, everything, read_config, read_weights
+from models.pretrained_files import address_of, check_fit, everything, read_config, read_weights
 from models.random_source import is_random, kind_and_seed, random_tensors
 
 
@@ -96,6 +96,7 @@ def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtyp
     model_kind, wrapper = AUTOENCODERS[kind]
     if model_kind is BlockTransform:
         model = BlockTransform.from_config(config)
+        check_fit(f"the weights file in {address_of(source, subfolder)}", weights, model.state_dict(), "its config.json")
         model.load_state_dict(weights)
     else:
         model = _build(model_kind, config, weights, dtype, address_of(source, subfolder))
@@ -125,15 +126,22 @@ def cut_after_mid_block(unet: UNet2DConditionModel) -> None:
 
 
 def _build(kind: type, config: dict, weights: dict[str, Tensor], dtype: torch.dtype, where: str, cut=lambda model: None) -> nn.Module:
-    with torch.device("meta"):
-        model = kind.from_config(config)
+    model = _on_meta(kind, config, where)
     cut(model)
     weights = {name: tensor.to(dtype) for name, tensor in _current_names(weights).items()}
-    try:
-        model.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {where} do not fit its config.json; download the model again. {error}") from error
+    check_fit(f"the weights file in {where}", weights, model.state_dict(), "its config.json (download the model again)")
+    model.load_state_dict(weights, strict=True, assign=True)
     return model
+
+
+def _on_meta(kind: type, config: dict, where: str) -> nn.Module:
+    """A model on the meta device. Raises ValueError where its settings contradict each other; `where`: the folder of its config.json."""
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config)
+    except Exception as error:  # diffusers' classes look at hardly any of their settings before they use them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{address_of(where, 'config.json')} does not describe a {kind.__name__}: {reason}") from error
 
 
 def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -247,8 +255,7 @@ def _new(kind: type, config: dict, seed: int) -> nn.Module:
 
 def meta_unet(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """A frozen UNet of the config's sizes on the meta device: shapes only, no memory and no weights."""
-    with torch.device("meta"):
-        return cast(UNet2DConditionModel.from_config(config), dtype).requires_grad_(False).eval()
+    return cast(_on_meta(UNet2DConditionModel, config, "unet"), dtype).requires_grad_(False).eval()
 
 
 def meta_trunk(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
@@ -260,6 +267,6 @@ def meta_trunk(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DCondit
 
 def meta_autoencoder(config: dict, dtype: torch.dtype = torch.float32) -> Autoencoder:
     """What `load_autoencoder` loads, on the meta device."""
+    kind, wrapper = AUTOENCODERS[config.get("_class_name", "AutoencoderKL")]
     with torch.device("meta"):
-        kind, wrapper = AUTOENCODERS[config.get("_class_name", "AutoencoderKL")]
-        return wrapper(kind.from_config(config)).to_precision(dtype).requires_grad_(False).eval()
+        return wrapper(_on_meta(kind, config, "vae")).to_precision(dtype).requires_grad_(False).eval()

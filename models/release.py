@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.whole_files import write_folder, write_text
+from models.config_checks import GENERATOR, check_config
+from models.json_files import read_json
 from models.lora import LORA_FILE, lora_parameters, save_lora
-from models.pretrained_files import WEIGHTS_NAMES, find_file, is_local, reading_tensors
+from models.pretrained_files import ROOT, WEIGHTS_NAMES, find_file, is_local, looked_in, reading_tensors
 from models.random_source import DESCRIPTION, is_random
 
 CODE_VERSION = "0.1.0"
@@ -69,32 +71,34 @@ def read_generator_config(path: str | Path) -> dict:
     """config.json of a released or experiment folder.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: there is none, it is damaged, or it says what no generator can be.
     """
     file = Path(path) / CONFIG_FILE
     if not file.is_file():
         raise ValueError(
-            f"'{path}' holds no trained generator (no {CONFIG_FILE}). Give a released folder such as weights/d3sr-tiny, or "
-            "experiments/NAME/models/NAME_ITER of a training run"
+            f"'{path}' holds no trained generator (no {CONFIG_FILE}){looked_in(path)}. Give a released folder such as weights/d3sr-tiny, "
+            "or experiments/NAME/models/NAME_ITER of a training run"
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    config = read_json(file)
     missing = [key for key in ("timestep", "scale", "train", "base") if key not in config]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}: it does not describe a D3SR generator")
+    check_config(config, GENERATOR, str(file))
     return config
 
 
 def base_of(path: str | Path, config: dict, base: str | None = None) -> str:
-    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from.
+    """Where the base model of a trained generator lies: as told, else beside it, else where it was trained from, be that a folder that came
+    with this code.
 
     A merged folder is its own base, whatever is told: what it was trained on is no longer needed and would undo the training.
     """
     if config.get("train") == MERGED:
         return str(path)
-    return base or (str(path) if (Path(path) / "unet" / "config.json").is_file() else config["base"])
+    if base or (Path(path) / "unet" / "config.json").is_file():
+        return base or str(path)
+    named = config["base"]
+    return str(ROOT / named) if not is_local(named) and (ROOT / named / "unet").is_dir() else named
 
 
 def revision_of(config: dict, source: str, revision: str | None = None) -> str | None:
@@ -119,7 +123,7 @@ def describe_generator(path: str, base: str | None = None) -> str:
     origin = f"base model: {_shown(source)}"
     if config["train"] == MERGED:
         what = "merged, whole in itself" + (f"; network_g.pretrained ({base}) is not used" if base else "")
-        origin = f"merged from: {config.get('merged_from', {}).get('name', 'unknown')}, trained on {config['base']}"
+        origin = f"merged from: {_merged_from(config)}, trained on {config['base']}"
     lines = [
         f"generator: {path}, T_L = {config['timestep']}, x{config['scale']}, {what}",
         origin,
@@ -129,9 +133,14 @@ def describe_generator(path: str, base: str | None = None) -> str:
     return "\n".join(lines)
 
 
+def _merged_from(config: dict) -> str:
+    origin = config.get("merged_from")
+    return str(origin.get("name", "unknown")) if isinstance(origin, dict) else "unknown"
+
+
 def stored_parameters(file: Path) -> int:
-    """How many numbers a .safetensors file holds, from its header."""
-    with safe_open(file, framework="pt") as tensors:
+    """How many numbers a .safetensors file holds, from its header. Raises ValueError for a damaged one."""
+    with reading_tensors(file), safe_open(file, framework="pt") as tensors:
         return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  safe_open is no mapping
 
 

@@ -4,7 +4,6 @@ Sizes come from the base model's own config.json where it is on this machine (it
 `models.configs` for the bases that are known by name. Nothing is ever downloaded here.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from models.configs import KNOWN, known_model
 from models.discriminator import Discriminator, prepare_trunk
 from models.generator import Generator
 from models.lora import add_lora
-from models.pretrained_files import WEIGHTS_NAMES, is_local, reading_tensors
+from models.pretrained_files import WEIGHTS_NAMES, is_local, read_component, reading_tensors, shards_of
 from models.random_source import is_random, kind_and_seed, random_config
 from models.release import CONFIG_FILE, GENERATOR_FILE, base_of, read_generator_config, revision_of
 from models.settings import NUM_TIMESTEPS, DiscriminatorSettings, FastVaeSettings, GeneratorSettings, LoraSettings
@@ -54,8 +53,7 @@ def weights_are_here(source: str, subfolder: str, revision: str | None = None) -
     path = find_here(source, WEIGHTS_NAMES, subfolder, revision)
     if path is None or not path.name.endswith(".index.json"):
         return path is not None
-    shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    return all(find_here(source, [shard], subfolder, revision) for shard in shards)
+    return all(find_here(source, [shard], subfolder, revision) for shard in set(shards_of(path).values()))
 
 
 def find_config(source: str, subfolder: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
@@ -72,10 +70,7 @@ def find_config(source: str, subfolder: str, revision: str | None = None) -> tup
             raise UnknownSizesError(str(error)) from error
     path = find_here(source, ["config.json"], subfolder, revision)
     if path is not None:
-        try:
-            return json.loads(path.read_text(encoding="utf-8")), str(path)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); download the model again") from error
+        return read_component(path, subfolder), str(path)
     known = known_model(source) if may_be_hub_id(source) else None
     if known is None or subfolder not in KNOWN[known]:
         raise UnknownSizesError(

@@ -17,6 +17,7 @@ from degradations.stage import Degradation
 from models.settings import DiscriminatorSettings, FastVaeSettings, GeneratorSettings
 from options.datasets import MetricOptions, TestDatasets, TrainDatasets, check_folder_name
 from options.schema import OptionsError, build, check
+from options.shipped import find_shipped
 from options.target_size import TargetSize
 from options.training import TrainingOptions
 from options.yaml_files import read_options, to_yaml
@@ -258,7 +259,7 @@ class TestOptions:
 
 def load_train_options(path: str | Path, force_yml: Iterable[str] = ()) -> TrainOptions:
     """Reads and checks a training's option file; `force_yml` holds assignments such as `train.optim_g.lr=1e-4`. Raises OptionsError."""
-    return build(TrainOptions, read_options(path, force_yml), str(path))
+    return build(TrainOptions, find_shipped(read_options(path, force_yml)), str(path))
 
 
 def load_test_options(path: str | Path, force_yml: Iterable[str] = ()) -> TestOptions:
@@ -267,4 +268,4 @@ def load_test_options(path: str | Path, force_yml: Iterable[str] = ()) -> TestOp
     scale = section.sources.get("scale")
     if section.get("size") is not None and scale is not None and scale.line is None:  # no line: it was written in no file
         raise scale.error("expected a factor or a size, got both; size=null goes by the factor")
-    return build(TestOptions, section, str(path))
+    return build(TestOptions, find_shipped(section), str(path))

@@ -13,6 +13,8 @@ from options.schema import Location, OptionsError, Section, dump
 
 _FORCED = "--force_yml"
 _MAX_DEPTH = 32  # an anchor that contains itself would nest for ever
+_MOST_BYTES = 2**20
+_MOST_NODES = 100_000  # anchors of lists of anchors are a few lines that stand for billions of values
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _FLOAT_TAG = "tag:yaml.org,2002:float"
 # YAML 1.1 wants "5.0e-5"; YAML 1.2, JSON and everyone who writes a learning rate accept "5e-5" too.
@@ -20,7 +22,11 @@ _EXPONENT_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2 floats."""
+    """PyYAML's safe loader with YAML 1.2 floats, which counts what its text stands for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.nodes = 0
 
 
 class _Dumper(yaml.SafeDumper):
@@ -76,6 +82,8 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> Section:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise OptionsError(f"{path}: expected an option file of at most {_MOST_BYTES >> 20} MiB")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise OptionsError(f"{path}: no such option file{_similar_file(path)}") from error
@@ -106,6 +114,8 @@ def _parse(text: str, location: Location) -> Any:
         loader.name = location.file
         node = loader.get_single_node()
         return Section() if node is None else _from_node(loader, node, location)
+    except RecursionError as error:
+        raise location.error(f"nested deeper than {_MAX_DEPTH} levels") from error
     except yaml.YAMLError as error:
         raise location.error(f"not valid YAML: {error}") from error
 
@@ -113,11 +123,17 @@ def _parse(text: str, location: Location) -> Any:
 def _from_node(loader: _Loader, node: yaml.Node, location: Location) -> Any:
     if location.key.count(".") + location.key.count("[") > _MAX_DEPTH:
         raise location.error(f"nested deeper than {_MAX_DEPTH} levels")
+    loader.nodes += 1
+    if loader.nodes > _MOST_NODES:
+        raise location.error(f"stands for more than {_MOST_NODES:,} values, counting anchors as often as they are used")
     if isinstance(node, yaml.MappingNode) and node.tag == loader.DEFAULT_MAPPING_TAG:
         return _from_mapping(loader, node, location)
     if isinstance(node, yaml.SequenceNode) and node.tag == loader.DEFAULT_SEQUENCE_TAG:
         return [_from_node(loader, item, location.item(index)) for index, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)  # scalars; for foreign tags this is where the safe loader refuses
+    try:
+        return loader.construct_object(node, deep=True)  # scalars; for foreign tags this is where the safe loader refuses
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # !!int x, 2001-99-99, a number of 5000 digits
+        raise location.error(f"not a value that YAML knows: {str(error) or type(error).__name__}") from error
 
 
 def _from_mapping(loader: _Loader, node: yaml.MappingNode, location: Location) -> Section:

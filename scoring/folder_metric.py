@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from scoring.metrics import missing_weights
+from scoring.metrics import WeightsError, missing_weights, wrong_weights
+from scoring.weight_loading import only_numbers
 
 FOLDER_METRICS = ("fid",)
 
@@ -37,13 +38,16 @@ class FolderMetric:
 
 
 def build_folder_metric(name: str, type: str = "fid", *, device: torch.device | str = "cpu") -> FolderMetric:
-    """The metric that tables call `name`. Raises ValueError, saying what to do, when its weights cannot be had."""
+    """The metric that tables call `name`. Raises WeightsError, saying what to do, when its weights cannot be had."""
     import pyiqa  # late: it takes seconds
 
     assert type in FOLDER_METRICS
     logging.getLogger("pyiqa").setLevel(logging.WARNING)
     try:
-        network = pyiqa.create_metric(type, device=torch.device(device))
+        with only_numbers():
+            network = pyiqa.create_metric(type, device=torch.device(device))
     except (OSError, ImportError) as error:
-        raise ValueError(missing_weights(name, type, error)) from error
+        raise WeightsError(missing_weights(name, type, error)) from error
+    except Exception as error:  # a file of anyone's may make the libraries say anything
+        raise WeightsError(wrong_weights(name, type, error)) from error
     return FolderMetric(name=name, type=type, options={"mode": "clean"}, network=network)

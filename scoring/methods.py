@@ -11,7 +11,7 @@ from data.image_io import write_image
 from scoring.folder_metric import FOLDER_METRICS, FolderMetric, build_folder_metric
 from scoring.looks import LOOKS
 from scoring.metric_weights import FILES, how_to_get, read_record, sha256_of, state_of
-from scoring.metrics import Metric, build_metric
+from scoring.metrics import Metric, WeightsError, build_metric
 from scoring.report import ImageScores, MethodScores, score_image, score_picture
 from scoring.tables import HR
 
@@ -71,9 +71,7 @@ def find_metrics(types: Iterable[str], given: Mapping[str, str], device: str) ->
         options = {} if type in FOLDER_METRICS else {"pretrained_model_path": given.get(type)}
         try:
             column.append(build(name, type, device=device, **options))
-        except ValueError as error:
-            if not isinstance(error.__cause__, (OSError, ImportError)):
-                raise
+        except WeightsError as error:
             found.missing[name] = [str(error)]
             continue
         found.weights[name] = {state.path.name: state.sha256 for state in states}

@@ -15,6 +15,7 @@ import torch
 
 from scoring.looks import BEST_AT, LOOKS
 from scoring.metric_weights import FILES, how_to_get
+from scoring.weight_loading import first_line, npz_to_mat, only_numbers, problem_of
 
 # The papers' protocol (OSEDiff's published RealSR averages come out with it): luma of BT.601 in [16, 235]. pyiqa's own default is the
 # full-range "yiq", which gives 1.3 dB less. NIQE is left at pyiqa's default, because the published NIQE values were computed with it.
@@ -24,6 +25,10 @@ PAPER_PROTOCOL: dict[str, dict[str, Any]] = {
     "ssim": {"test_y_channel": True, "color_space": "ycbcr"},
     "ms_ssim": {"color_space": "ycbcr"},
 }
+
+
+class WeightsError(ValueError):
+    """The weights of a metric are not on this machine, or what lies in their place is something else; others may still be computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,7 @@ class Metric:
         try:
             score = float(torch.as_tensor(self.network(*(_to_batch(picture, self.device) for picture in pictures))).float().mean())
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.name}: cannot score a picture of {_size(sr)} pixels: {_first_line(error)}") from error
+            raise ValueError(f"{self.name}: cannot score a picture of {_size(sr)} pixels: {first_line(error)}") from error
         if not np.isfinite(score):
             raise ValueError(f"{self.name}: the score of a picture of {_size(sr)} pixels is {score}")
         return score
@@ -76,9 +81,9 @@ def build_metric(
     """The metric that tables call `name` and pyiqa, or scoring/looks.py, calls `type`.
 
     None leaves an option at the papers' protocol (PAPER_PROTOCOL) and otherwise at pyiqa's default.
-    pretrained_model_path: a local weights file; for niqe MATLAB's .mat or BasicSR's .npz.
-    Raises ValueError, saying what to do, for an unknown metric, an option it does not have, and weights that are neither on this machine
-    nor can be downloaded.
+    pretrained_model_path: a local weights file; for niqe MATLAB's .mat or BasicSR's .npz. No file runs code, here or from the caches.
+    Raises ValueError, saying what to do, for an unknown metric, an option it does not have, and a file that does not hold its weights;
+    WeightsError for weights that are neither on this machine nor can be downloaded.
     """
     if type in LOOKS:
         _refuse_options(name, type, test_y_channel, color_space, crop_border, pretrained_model_path)
@@ -92,15 +97,21 @@ def build_metric(
     _check_type(name, type, pyiqa.list_models())
     given = {"test_y_channel": test_y_channel, "color_space": color_space, "crop_border": crop_border}
     options = PAPER_PROTOCOL.get(type, {}) | {key: value for key, value in given.items() if value is not None}
-    with _weights_file(name, pretrained_model_path) as path:
+    with _weights_file(name, pretrained_model_path) as path, only_numbers():
         weights = {} if path is None else {"pretrained_model_path": path}
         try:
             network = pyiqa.create_metric(type, device=torch.device(device), **options, **weights)
         except (OSError, ImportError) as error:
-            raise ValueError(missing_weights(name, type, error)) from error
-        except (TypeError, KeyError) as error:
+            raise WeightsError(missing_weights(name, type, error)) from error
+        except Exception as error:  # a file of anyone's may make the libraries say anything
             given_here = ", ".join([*options, *weights]) or "none"
-            raise ValueError(f"metric {name}: pyiqa's {type} does not accept these options ({given_here}): {_first_line(error)}") from error
+            if path is not None and "unexpected keyword argument" not in str(error):
+                reason = f"{pretrained_model_path} holds no weights of pyiqa's {type}: {problem_of(error)}"
+                raise ValueError(f"metric {name}: {reason}") from error
+            if isinstance(error, (TypeError, KeyError)):
+                reason = f"pyiqa's {type} does not accept these options ({given_here}): {first_line(error)}"
+                raise ValueError(f"metric {name}: {reason}") from error
+            raise WeightsError(wrong_weights(name, type, error)) from error
     if pretrained_model_path is not None:
         options["pretrained_model_path"] = pretrained_model_path
     return Metric(
@@ -154,22 +165,6 @@ def _weights_file(name: str, path: str | None) -> Iterator[str | None]:
         yield npz_to_mat(file, Path(folder) / "niqe.mat")
 
 
-def npz_to_mat(npz: Path, mat: Path) -> str:
-    """BasicSR's NIQE parameters (mu_pris_param, cov_pris_param) written as the .mat that pyiqa reads; returns its path.
-
-    Raises ValueError when the file is not an .npz or lacks one of the two.
-    """
-    import scipy.io  # late: needed for this conversion only
-
-    try:
-        with np.load(npz, allow_pickle=False) as archive:
-            parameters = {"mu_prisparam": archive["mu_pris_param"], "cov_prisparam": archive["cov_pris_param"]}
-    except (OSError, KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{npz}: not BasicSR's niqe_pris_params.npz (mu_pris_param, cov_pris_param): {_first_line(error)}") from error
-    scipy.io.savemat(mat, parameters)
-    return str(mat)
-
-
 def missing_weights(name: str, type: str, error: Exception) -> str:
     """What a metric lacks, where that is to be had and where it belongs."""
     where = "Its files belong below $TORCH_HOME/hub (default ~/.cache/torch/hub) or in the hugging face cache."
@@ -177,8 +172,16 @@ def missing_weights(name: str, type: str, error: Exception) -> str:
         where = f"It needs {'; and '.join(how_to_get(file) for file in FILES[type])}."
     clip = " (openai-clip needs setuptools < 81)" if isinstance(error, ImportError) else ""
     return (
-        f"metric {name}: the weights of pyiqa's {type} are not on this machine and could not be downloaded ({_first_line(error)}{clip}). "
+        f"metric {name}: the weights of pyiqa's {type} are not on this machine and could not be downloaded ({first_line(error)}{clip}). "
         f"{where} Run python tools/metrics_weights.py once with a network, copy the files there, or take the metric out of the options."
+    )
+
+
+def wrong_weights(name: str, type: str, error: Exception) -> str:
+    """What is the matter with the files in the caches, and what to do about it."""
+    return (
+        f"metric {name}: pyiqa's {type} cannot be built with the files in the caches: {problem_of(error)}. Run "
+        "python tools/metrics_weights.py --check and delete what is wrong, or take the metric out of the options."
     )
 
 
@@ -189,7 +192,3 @@ def _to_batch(picture: np.ndarray, device: torch.device | str) -> torch.Tensor:
 
 def _size(picture: np.ndarray | None) -> str:
     return "none" if picture is None else f"{picture.shape[1]}x{picture.shape[0]}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

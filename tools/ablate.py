@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.console import prepare, say
+from options.arguments import add_several
 from tools.ablation.options import describe, plan_variants, scoring_options
 
 
@@ -31,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--base", default="options/train_tiny.yml", metavar="FILE", help="what all have in common (default: %(default)s)")
     add("--iterations", type=int, help="of each training (default: the base's); warm-up and adversarial_start are scaled with it")
     add("--seed", type=int, nargs="+", default=[0], help="several: each variant is trained once per seed, and the table shows the spread")
-    add("--stand_in", nargs="+", action="extend", default=[], metavar="NAME=PATH", help="for a model or data folder; NAME= drops a folder")
+    add_several(parser, "--stand_in", metavar="NAME=PATH", help="for a model or data folder; NAME= drops a folder")
     add("--score", nargs=2, required=True, metavar=("LR", "HR"), help="the pairs to score on")
     add("--test", default="options/test.yml", metavar="FILE", help="options of the scoring: metrics, tile (default: %(default)s)")
     add("--niqe", metavar="FILE", help="also NIQE, with these parameters (.mat or BasicSR's .npz)")
@@ -39,15 +40,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("-o", "--output", required=True, metavar="DIR", help="folder of the table and the curves")
     add("--runs", default="experiments/ablations", metavar="DIR", help="folder of the trainings (default: %(default)s)")
     add("--processes", type=int, default=1, help="training processes (GPUs) of each run")
-    add(
-        "--force_yml",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the base; variants come on top",
-    )
-    add("--force_test", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the scoring's options")
+    add_several(parser, "--force_yml", metavar="KEY=VALUE", help="change the base; variants come on top")
+    add_several(parser, "--force_test", metavar="KEY=VALUE", help="change the scoring's options")
     add("--title", help="heading of the table (default: what the variants' files say)")
     add("--dry-run", action="store_true", help="list what would be run, and stop")
     return parser.parse_args(argv)

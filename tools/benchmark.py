@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.console import prepare, say
+from options.arguments import add_option_arguments
 from options.d3sr import load_test_options
 
 VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled", "bf16", "graphs")
@@ -28,7 +29,7 @@ VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled", "b
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file of a test, which says what runs and how")
+    add_option_arguments(parser, "option file of a test, which says what runs and how", "change options")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of the results")
     parser.add_argument("--sizes", type=int, nargs="*", default=[512, 1024, 2048], help="sides of the output (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:-1], help="naive is always among them")
@@ -38,10 +39,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu = processor seconds, where others use the CPU as well"
     )
     parser.add_argument("--scaling", type=int, nargs="*", metavar="SIDE", help="growth of time and memory (default sides: 256 to 4096)")
-    parser.add_argument("--processes", type=int, nargs="+", default=[], metavar="N", help="pictures per second of so many processes")
+    parser.add_argument("--processes", type=int, nargs="+", action="extend", default=[], metavar="N", help="pictures per second of N")
     parser.add_argument("--losses", type=int, nargs=2, metavar=("BATCH", "SIDE"), help="EA-DISTS beside two calls of pyiqa's DISTS")
     parser.add_argument("--training", metavar="FILE", help="one iteration of both players of a training's option file, on made-up crops")
-    parser.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change options")
     return parser.parse_args(argv)
 
 

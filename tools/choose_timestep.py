@@ -22,16 +22,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.console import prepare, say
+from options.arguments import add_option_arguments
 from options.d3sr import load_train_options
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("-opt", required=True, metavar="FILE", help="option file of a training")
+    add_option_arguments(parser, "option file of a training", "change options")
     add("-o", "--output", default="results/choose_timestep", metavar="OUT", help="folder of the results (default: %(default)s)")
     add("--pictures", type=int, default=200, metavar="N", help="crops, the first that the training would see (default: %(default)s)")
-    add("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change options")
     return parser.parse_args(argv)
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.console import prepare, say
+from options.arguments import add_option_arguments
 from options.d3sr import load_test_options, load_train_options
 from options.yaml_files import read_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file of a test or a training")
+    add_option_arguments(parser, "option file of a test or a training", "change options: network_g.pretrained=FOLDER")
     parser.add_argument("--size", type=int, default=512, help="side of the output picture in pixels (default: %(default)s)")
-    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="change options: network_g.pretrained=FOLDER")
     return parser.parse_args(argv)
 
 

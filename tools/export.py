@@ -15,17 +15,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.console import prepare, say
+from options.arguments import add_option_arguments
 from options.d3sr import load_test_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file of a test; its network_g is exported")
+    add_option_arguments(parser, "option file of a test; its network_g is exported", "change options: network_g.path=A")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where to write; new or empty")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the stored weights (default: %(default)s)")
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if it is an earlier export")
-    parser.add_argument("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change options: network_g.path=A")
     return parser.parse_args(argv)
 
 

@@ -29,7 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dists_weights", metavar="FILE", help="alpha and beta of DISTS, to print the distances of the second picture from the first")
     add("--sobel_mode", choices=("channel", "grey"), default="channel", help="default: %(default)s")
     add("--crop", metavar="BOX", help="left,top,width,height in pixels (default: the whole pictures)")
-    add("--labels", nargs="+", metavar="LABEL", help="of the pictures (default: their names)")
+    add("--labels", nargs="+", action="extend", metavar="LABEL", help="of the pictures (default: their names)")
     add("--width", type=float, default=5.5, metavar="INCHES", help="of the figure (default: %(default)s, NeurIPS's text)")
     return parser.parse_args(argv)
 

@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help=minutes)
     parser.add_argument("--bases", choices=["small", "full"], help="sizes of the models (default: full on a GPU, small on a CPU)")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="steps, or their groups: training, restoring.compiled")
+    parser.add_argument("--only", nargs="+", action="extend", metavar="NAME", help="steps, or their groups: training, restoring.compiled")
     for hidden in ("--step", "--folder", "--deadline"):  # what a report tells the process of a step
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

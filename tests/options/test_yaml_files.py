@@ -71,6 +71,33 @@ def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
 
 def test_an_anchor_inside_itself_is_refused(tmp_path: Path) -> None:
     assert "nested deeper" in refusal(tmp_path, "a: &x {b: *x}\n")
+    assert "nested deeper" in refusal(tmp_path, "a: " + "[" * 100_000)
+
+
+def test_anchors_that_multiply_are_counted(tmp_path: Path) -> None:
+    """Nine lines that stand for 9^9 values, in lists, in mappings and through `<<`."""
+    lists = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    mappings = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}" for n in range(1, 9)]
+    merged = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 9)]
+    for lines in (lists, mappings, merged):
+        assert "stands for more than 100,000 values" in refusal(tmp_path, "\n".join(lines) + "\n")
+
+
+def test_as_many_values_as_anyone_writes_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "many.yml", "a: &a [" + "x, " * 3_000 + "x]\nb: *a\nc: *a\n")
+    assert len(read_options(path)["c"]) == 3_001
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "2001-99-99", "!!int x", "!!float x", "!!bool x", "!!timestamp x"])
+def test_values_that_yaml_cannot_make_are_named(tmp_path: Path, value: str) -> None:
+    assert refusal(tmp_path, f"a: {value}\n").startswith(f"{tmp_path / 'a.yml'}: a: not a value that YAML knows: ")
+
+
+def test_a_terabyte_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.yml").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(OptionsError, match="large.yml: expected an option file of at most 1 MiB"):
+        read_options(tmp_path / "large.yml")
 
 
 def test_anchors_and_merge_keys(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pyiqa
 import pytest
 import torch
 
-from scoring.metrics import build_metric, npz_to_mat
+from scoring.metrics import build_metric
+from scoring.weight_loading import npz_to_mat
 
 
 def pair(height: int = 96, width: int = 130, noise: float = 20.0) -> tuple[np.ndarray, np.ndarray]:
