@@ -4,7 +4,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -17,8 +19,8 @@ from models.generator import Generator, cast_weights, load_generator, use_fast_v
 from models.release import describe_generator
 from options.d3sr import TestOptions
 from restoring.host import physical_cores
-from restoring.jobs import OVERVIEW, Job, JobSet, make_set, settings_key
-from restoring.pictures import Restoration
+from restoring.jobs import OVERVIEW, JobSet, make_set, settings_key
+from restoring.pictures import Restoration, restore_array
 from restoring.pipeline import overlapped
 from restoring.tile_size import is_out_of_memory
 from restoring.worker import Done, Output, Worker
@@ -27,6 +29,7 @@ from scoring.page import write_page
 from scoring.report import mean_table, picture_sheet, write_report
 
 OVERVIEW_ROWS = 6
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 TIMEOUT = timedelta(days=7)  # how long processes wait for each other: one share of the pictures may take much longer than another
 
 
@@ -38,24 +41,54 @@ def run(options: TestOptions, inputs: Sequence[str] | None, output: str | None, 
     Raises ValueError and OSError for what keeps all pictures from being restored.
     """
     with start(options.device, timeout=TIMEOUT, report=report) as world:
-        test_sets = find_pictures(options, inputs, output)
+        videos, inputs = find_videos(options, inputs, output)
+        test_sets = [] if videos and not inputs else find_pictures(options, inputs, output)
         options = replace(options, precision=chosen_precision(options.precision, world.device))
         set_threads(options, world)
         generator = load(options, world.device)
         metrics = build_metrics(options, test_sets, world.device)
-        return restore_sets(test_sets, generator, metrics, options, world)
+        failed = restore_videos(videos, generator, options, world) if videos else 0
+        return max(failed, restore_sets(test_sets, generator, metrics, options, world))
 
 
 def describe(options: TestOptions, inputs: Sequence[str] | None, output: str | None) -> str:
     """What would be read and written, in lines; loads no weights and needs no GPU. What is missing is said, not raised."""
     lines = [describe_generator(options.network_g.path, options.network_g.pretrained)]
     try:
-        for test_set in find_pictures(options, inputs, output):
+        videos, inputs = find_videos(options, inputs, output)
+        lines += [video.describe() for video in videos]
+        for test_set in [] if videos and not inputs else find_pictures(options, inputs, output):
             scored = f", scored with {', '.join(options.metrics)}" if test_set.has_hr else ""
             lines.append(f"{test_set.name or 'input'}: {len(test_set.jobs)} pictures -> {test_set.folder}{scored}")
     except ValueError as error:
         lines.append(f"input: MISSING: {error}")
     return "\n".join(lines)
+
+
+def find_videos(options: TestOptions, inputs: Sequence[str] | None, output: str | None) -> tuple[list[Any], Sequence[str] | None]:
+    """The videos among what is to be restored (see `restoring.video.Video`), and the inputs without them; folders are not looked into.
+
+    Raises ValueError where PyAV is missing, and what `restoring.video.find_videos` raises.
+    """
+    given = inputs or (() if options.datasets.test else options.inputs)
+    names = [name for name in given if Path(name).suffix.lower() in VIDEOS and not Path(name).is_dir()]
+    if not names:
+        return [], inputs
+    try:
+        from restoring import video  # late: it needs PyAV, which is optional
+    except ImportError as error:
+        raise ValueError(f"{names[0]}: videos need PyAV: pip install av ({error})") from error
+    others = [name for name in given if name not in names]
+    root = Path(output) if output else Path(options.path.results_root, options.name)
+    videos = video.find_videos(
+        [Path(name) for name in names],
+        root,
+        alone=len(given) == 1,
+        suffix=options.output.suffix,
+        max_megapixels=options.max_megapixels,
+        scale=options.scale,
+    )
+    return videos, others
 
 
 def find_pictures(options: TestOptions, inputs: Sequence[str] | None, output: str | None) -> list[JobSet]:
@@ -112,14 +145,8 @@ def restore_sets(
     test_sets: Sequence[JobSet], generator: Generator, metrics: Sequence[Metric], options: TestOptions, world: World
 ) -> int:
     """Restores and scores every set, each process its share of the pictures. Returns the exit status."""
-    restoration = Restoration(
-        scale=options.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix
-    )
+    restoration, key = settings_of(options)
     file = options.output
-    settings = asdict(restoration) | {"precision": options.precision, "quality": file.quality, "strength": options.network_g.strength}
-    if options.network_g.fast_vae is not None:
-        settings |= {"fast_vae": asdict(options.network_g.fast_vae)}
-    key = settings_key(options.network_g.path, settings)
     output = Output(key=key, quality=file.quality, overwrite=file.overwrite, sheet=options.comparison_sheet, page=options.report)
     everything: list[Done] = []
     for test_set in test_sets:
@@ -141,6 +168,36 @@ def restore_sets(
     return summarize(everything, quiet=not world.is_main)
 
 
+def settings_of(options: TestOptions) -> tuple[Restoration, str]:
+    """How everything is restored, and the key that tells its results from those of other settings."""
+    restoration = Restoration(
+        scale=options.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix
+    )
+    settings = asdict(restoration) | {
+        "precision": options.precision, "quality": options.output.quality, "strength": options.network_g.strength
+    }
+    if options.network_g.fast_vae is not None:
+        settings |= {"fast_vae": asdict(options.network_g.fast_vae)}
+    return restoration, settings_key(options.network_g.path, settings)
+
+
+def restore_videos(videos: Sequence[Any], generator: Generator, options: TestOptions, world: World) -> int:
+    """Restores what `find_videos` found, each process its share of the parts. Returns the exit status."""
+    from restoring import video  # late: it needs PyAV, which is optional
+
+    restoration, key = settings_of(options)
+    say = cache(warn)  # not once for every frame
+    run = video.Run(
+        restore=lambda pixels: restore_array(generator, pixels, restoration, say),
+        settings_key=key,
+        quality=options.output.quality,
+        overwrite=options.output.overwrite,
+        rank=world.rank,
+        processes=world.size,
+    )
+    return video.restore_videos(videos, run, gather=lambda value: gather(value, world), reason=reason, warn=warn)
+
+
 def warn(message: str) -> None:
     """A line above the progress bar."""
     tqdm.write(message, file=sys.stderr)
@@ -154,19 +211,19 @@ def restore_share(worker: Worker, world: World) -> list[Done]:
     for outcome in tqdm(
         overlapped(jobs, worker.read, worker.restore, worker.write), title, len(jobs), unit="image", disable=not world.is_main
     ):
-        result = outcome.value or Done(failure=reason(outcome.error, outcome.item))
+        result = outcome.value or Done(failure=reason(outcome.error, outcome.item.lr))
         done.append(result)
         if result.failure:
             warn(f"failed: {result.failure}")
     return done
 
 
-def reason(error: Exception, job: Job) -> str:
+def reason(error: Exception, path: Path) -> str:
     """What failed, in one line."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{job.lr}: ")
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{path}: ")
     if is_out_of_memory(error):
         text = f"out of memory; set tile: auto, or a smaller one ({text})"
-    return f"{job.lr}: {text}"
+    return f"{path}: {text}"
 
 
 def write_results(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metric], options: TestOptions) -> None:
