@@ -20,6 +20,8 @@ BT709, RGB, UNKNOWN, BT470BG, SMPTE170M = 1, 0, 2, 5, 6
 MATRICES = {BT709: 1, 4: 4, BT470BG: 5, SMPTE170M: 5, 7: 7, 9: 9}
 """H.273's number of a matrix -> swscale's."""
 LIMITED, FULL = 1, 2
+BROKEN = (av.FFmpegError, OSError)
+"""What damage is told by; the second is a place before the beginning of the file."""
 Frame = av.VideoFrame
 SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 
@@ -64,8 +66,10 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     options = {"format_whitelist": READ, "protocol_whitelist": "none"}
     with ExitStack() as stack:
         file = stack.enter_context(path.open("rb"))
-        with in_words(path, "no video that can be read, or broken"):
+        try:
             container = stack.enter_context(av.open(file, container_options=options, metadata_errors="replace"))
+        except BROKEN as error:
+            raise ValueError(f"{path}: no video that can be read, or broken ({error.strerror or error})") from error
         yield container
 
 
@@ -133,7 +137,7 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream, dam
                 if frame.is_corrupt:
                     damaged.append(seconds)
                 yield frame
-        except av.error.InvalidDataError:
+        except BROKEN:
             damaged.append(float(packet.pts * packet.time_base) if packet.pts is not None else seconds)
 
 
@@ -144,7 +148,7 @@ def packets(container: av.container.InputContainer, streams: Sequence[av.stream.
         for packet in container.demux(*streams):
             seconds = seconds_of(packet) if packet.size else seconds
             yield packet
-    except av.error.InvalidDataError:
+    except BROKEN:
         damaged.append(seconds)
 
 

@@ -81,7 +81,7 @@ def check_encoder(ending: str) -> None:
 
 
 def tracks(container: av.container.InputContainer, ending: str) -> tuple[list[av.stream.Stream], list[str]]:
-    """What goes beside the pictures: what a file of this ending takes as it is (sound, subtitles, fonts), and the rest as "audio (opus)"."""
+    """What goes beside the pictures: what a file of this ending takes as it is (sound, subtitles, fonts); the rest as "audio (opus)"."""
     video = container.streams.best("video")
     others = [stream for stream in container.streams if stream.index != video.index]
     taken = [stream for stream in others if stream.type in ("audio", "subtitle", "attachment") and _fits(stream, ending)]
