@@ -162,7 +162,7 @@ class Video:
         if shares[0].end + SLACK < self.clip.seconds:
             notes.append(f"{self.clip.path}: its pictures end at {shares[0].end:.1f} s of {self.clip.seconds:.1f}; is the file cut off?")
         places = f"{len(damaged)} places, the first" if len(damaged) > 1 else "a place"
-        return notes, f"{self.clip.path}: damaged in {places} at {damaged[0]:.2f} s; the rest is restored" if damaged else None
+        return notes, f"{self.clip.path}: damaged in {places} at {min(damaged):.2f} s; the rest is restored" if damaged else None
 
     def _part(self, key: str, number: int) -> Path:
         return self.folder / f"{key}-{number:06}.{PART}"
