@@ -75,6 +75,8 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
 
 def read_clip(path: Path, max_megapixels: float) -> Clip:
     """Headers and first frame. Raises OSError and ValueError for what cannot be read, is too large, or has colours that are unknown."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a file")  # to open a pipe would wait for ever
     with opened(path) as container:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
