@@ -4,6 +4,7 @@
     python test_d3sr.py -opt options/test.yml                               the pictures that the option file names
     python test_d3sr.py -opt options/test.yml -i photo.jpg folder/ -o OUT   yours: OUT/<stem>.png, sub-folders kept
     python test_d3sr.py -opt options/test.yml -i photo.jpg -o result.webp   one picture: its result's name, .png, .jpg or .webp
+    python test_d3sr.py -opt options/test.yml -i clip.mp4 -o out.mp4        a video, frame by frame, with its sound (pip install av)
     python test_d3sr.py -opt options/test.yml --force_yml datasets.test.realsr.dataroot_lq=A/LR datasets.test.realsr.dataroot_gt=A/HR
     torchrun --nproc_per_node 4 test_d3sr.py -opt options/test.yml ...      the pictures shared among four processes or GPUs
 

@@ -183,7 +183,7 @@ class OutputOptions:
     format: Literal["png", "jpg", "webp"] = "png"
     """png keeps 16 bit and alpha, webp alpha, jpg neither."""
     quality: int = 95
-    """Of jpg and webp, 1 to 100."""
+    """Of jpg, webp and videos, 1 to 100."""
     suffix: str = ""
     """Added to every name: _x4 turns a.jpg into a_x4.png."""
     overwrite: bool = False

@@ -1,37 +1,29 @@
 """A run of test_d3sr.py from its options to its exit status: pictures, generator, metrics, each process's share, reports."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
-from pathlib import Path
+from functools import cache, partial
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from data.console import say
-from data.image_io import write_image
-from data.listing import Listing, is_image_name, list_images
-from data.pairing import pair_by_name
 from data.whole_files import remove_leftovers, require_writable
 from engine.distributed import World, chosen_precision, dtype_of, gather, start
 from models.fused import compile_networks, fuse
 from models.generator import Generator, cast_weights, load_generator, use_fast_vae
 from models.release import describe_generator
 from options.d3sr import TestOptions
-from options.target_size import TargetSize
 from restoring.host import physical_cores
-from restoring.jobs import OVERVIEW, Job, JobSet, make_set, settings_key, single_set
-from restoring.pictures import Restoration
+from restoring.inputs import check_size, find_pictures, find_videos, named_size, restoration_of
+from restoring.jobs import JobSet, settings_key
+from restoring.outcome import reason, summarize, warn, write_results
+from restoring.pictures import Restoration, restore_array
 from restoring.pipeline import overlapped
-from restoring.target import Target
-from restoring.tile_size import is_out_of_memory
 from restoring.worker import Done, Output, Worker
 from scoring.metrics import Metric, build_metric
-from scoring.page import write_page
-from scoring.report import mean_table, picture_sheet, write_report
 
-OVERVIEW_ROWS = 6
 TIMEOUT = timedelta(days=7)  # how long processes wait for each other: one share of the pictures may take much longer than another
 
 
@@ -44,14 +36,16 @@ def run(options: TestOptions, inputs: Sequence[str] | None, output: str | None, 
     """
     check_size(options, inputs)
     with start(options.device, timeout=TIMEOUT, report=report) as world:
-        test_sets = find_pictures(options, inputs, output)
+        videos, inputs = find_videos(options, inputs, output)
+        test_sets = [] if videos and not inputs else find_pictures(options, inputs, output)
         for test_set in test_sets:
             require_writable(test_set.folder)
         options = replace(options, precision=chosen_precision(options.precision, world.device))
         set_threads(options, world)
         generator = load(options, world.device)
         metrics = build_metrics(options, test_sets, world.device)
-        return restore_sets(test_sets, generator, metrics, options, world)
+        failed = restore_videos(videos, generator, options, world) if videos else 0
+        return max(failed, restore_sets(test_sets, generator, metrics, options, world))
 
 
 def describe(options: TestOptions, inputs: Sequence[str] | None, output: str | None) -> str:
@@ -64,59 +58,15 @@ def describe(options: TestOptions, inputs: Sequence[str] | None, output: str | N
     if options.size is not None:
         lines.append(f"size: {named_size(options.size)}, not scale")
     try:
-        for test_set in find_pictures(options, inputs, output):
+        videos, inputs = find_videos(options, inputs, output)
+        lines += [video.describe() for video in videos]
+        for test_set in [] if videos and not inputs else find_pictures(options, inputs, output):
             scored = f", scored with {', '.join(options.metrics)}" if test_set.has_hr else ""
             lines.append(f"{test_set.name or 'input'}: {len(test_set.jobs)} pictures -> {test_set.place}{scored}")
             lines += [f"  {line}" for line in (*test_set.remarks, *(f"CANNOT BE READ: {failure}" for failure in test_set.failures))]
     except ValueError as error:
         lines.append(f"input: MISSING: {error}")
     return "\n".join(lines)
-
-
-def check_size(options: TestOptions, inputs: Sequence[str] | None) -> None:
-    """Raises ValueError where a set with HR is to be restored to another size than scale times LR."""
-    scored = [] if inputs else [name for name, data in options.datasets.test.items() if data.dataroot_gt is not None]
-    if scored and options.size is not None:
-        raise ValueError(f"size: expected null with datasets.test.{scored[0]}.dataroot_gt, since HR is scale times LR; set scale instead")
-
-
-def named_size(size: TargetSize) -> str:
-    """For people: `long_side 2048`."""
-    measure, value = size.chosen
-    return f"{measure} {value:.10g}{', however far beyond the network' if size.beyond else ''}"
-
-
-def find_pictures(options: TestOptions, inputs: Sequence[str] | None, output: str | None) -> list[JobSet]:
-    """What is to be done: the pictures of -i, else the sets of datasets.test, else those of `input`.
-
-    output: a folder, or the name of a picture where there is one to restore.
-    Raises ValueError for paths that lead to no picture, LR and HR that do not pair up, and results that would replace an input.
-    """
-    pictures = inputs or ([] if options.datasets.test else options.inputs)
-    if output and is_image_name(Path(output).name) and not Path(output).is_dir():
-        found = list_images(pictures) if pictures else Listing()
-        return [told(single_set(Path(output), [file.path for file in found.files]), found)]
-    naming = {"extension": options.output.format, "suffix": options.output.suffix}
-    root = Path(output) if output else Path(options.path.results_root, options.name)
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"{root}: the results need a folder, but this is a file; choose another -o")
-    if inputs or not options.datasets.test:
-        if not pictures:
-            raise ValueError("nothing to restore: give -i, or `input` or `datasets.test` in the option file")
-        found = list_images(pictures)
-        return [told(make_set(None, root, [(file.path, file.relative, None) for file in found.files], **naming), found)]
-    sets = []
-    for name, data in options.datasets.test.items():
-        folder = root if output and len(options.datasets.test) == 1 else root / name
-        pairs, remarks, failures = pair_by_name(data.dataroot_lq, data.dataroot_gt, data.templates)
-        job_set = make_set(name, folder, [(lr.path, lr.relative, hr and hr.path) for lr, hr in pairs], **naming)
-        sets.append(replace(job_set, failures=failures, remarks=remarks))
-    return sets
-
-
-def told(job_set: JobSet, found: Listing) -> JobSet:
-    """The set, and what listing its pictures has to say."""
-    return replace(job_set, failures=found.failures, remarks=[found.remark()] if found.passed_over else [])
 
 
 def set_threads(options: TestOptions, world: World) -> None:
@@ -152,12 +102,8 @@ def restore_sets(
     test_sets: Sequence[JobSet], generator: Generator, metrics: Sequence[Metric], options: TestOptions, world: World
 ) -> int:
     """Restores and scores every set, each process its share of the pictures. Returns the exit status."""
-    restoration = restoration_of(options, generator.scale)
+    restoration, key = settings_of(options)
     file = options.output
-    settings = asdict(restoration) | {"precision": options.precision, "quality": file.quality, "strength": options.network_g.strength}
-    if options.network_g.fast_vae is not None:
-        settings |= {"fast_vae": asdict(options.network_g.fast_vae)}
-    key = settings_key(options.network_g.path, settings)
     output = Output(key=key, quality=file.quality, overwrite=file.overwrite, sheet=options.comparison_sheet, page=options.report)
     everything: list[Done] = []
     written = True
@@ -185,18 +131,31 @@ def restore_sets(
     return summarize(everything, quiet=not world.is_main) or int(not written)
 
 
-def restoration_of(options: TestOptions, own_scale: float) -> Restoration:
-    """How pictures are restored; own_scale: the network's."""
-    scale: float | Target = options.scale
-    if options.size is not None:
-        measure, value = options.size.chosen
-        scale = Target(measure=measure, value=value, most=math.inf if options.size.beyond else own_scale)
-    return Restoration(scale=scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
+def settings_of(options: TestOptions) -> tuple[Restoration, str]:
+    """How everything is restored, and the key that tells its results from those of other settings."""
+    restoration, network = restoration_of(options), options.network_g
+    settings = asdict(restoration) | {"precision": options.precision, "quality": options.output.quality, "strength": network.strength}
+    if network.fast_vae is not None:
+        settings |= {"fast_vae": asdict(network.fast_vae)}
+    return restoration, settings_key(network.path, settings)
 
 
-def warn(message: str) -> None:
-    """A line above the progress bar."""
-    say(message, error=True)
+def restore_videos(videos: Sequence[Any], generator: Generator, options: TestOptions, world: World) -> int:
+    """Restores what `find_videos` found, each process its share of the parts. Returns the exit status."""
+    from restoring import video  # late: it needs PyAV, which is optional
+
+    restoration, key = settings_of(options)
+    warn_once = cache(warn)  # not for every frame
+    run = video.Run(
+        restore=lambda pixels: restore_array(generator, pixels, restoration, warn_once),
+        settings_key=key,
+        quality=options.output.quality,
+        overwrite=options.output.overwrite,
+        rank=world.rank,
+        processes=world.size,
+    )
+    why = partial(reason, tile=options.tile)
+    return video.restore_videos(videos, run, gather=lambda value: gather(value, world), reason=why, warn=warn)
 
 
 def restore_share(worker: Worker, world: World) -> list[Done]:
@@ -207,76 +166,8 @@ def restore_share(worker: Worker, world: World) -> list[Done]:
     for outcome in tqdm(
         overlapped(jobs, worker.read, worker.restore, worker.write), title, len(jobs), unit="image", disable=not world.is_main
     ):
-        result = outcome.value or Done(failure=reason(outcome.error, outcome.item, worker.restoration.tile))
+        result = outcome.value or Done(failure=reason(outcome.error, outcome.item.lr, worker.restoration.tile))
         done.append(result)
         if result.failure:
             warn(f"failed: {result.failure}")
     return [worker.checked(job, result) for job, result in zip(jobs, done, strict=True)]
-
-
-def reason(error: Exception, job: Job, tile: int | str) -> str:
-    """What failed, in one line, and what to do about memory, by the `tile` that was set."""
-    text = (str(error).strip() or type(error).__name__).removeprefix(f"{job.lr}: ").partition("\n")[0]
-    if is_out_of_memory(error):
-        smaller = "set tile: auto" if tile == 0 else f"set tile: auto, or less than {tile}"
-        advice = "the smallest tiles were tried; end other programs, or take a smaller scale" if tile == "auto" else smaller
-        text = f"out of memory; {advice} ({text})"
-    return f"{job.lr}: {text}"
-
-
-def write_results(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metric], options: TestOptions) -> bool:
-    """`write_reports`, and whether it went well: the results are whole even where the disk has no room for more."""
-    try:
-        write_reports(test_set, done, metrics, options)
-    except OSError as error:
-        again = "the results are whole, and the same command writes the rest"
-        warn(f"failed: {test_set.folder}: scores or sheets could not be written ({error.strerror or error}); {again}")
-        return False
-    return True
-
-
-def write_reports(test_set: JobSet, done: Sequence[Done], metrics: Sequence[Metric], options: TestOptions) -> None:
-    """The overview sheet, metrics.{json,csv,md}, index.html, and the table of means on the terminal."""
-    shown = [item.shown for item in done if item.shown]
-    if shown:
-        chosen = [shown[index * len(shown) // OVERVIEW_ROWS] for index in range(OVERVIEW_ROWS)] if len(shown) > OVERVIEW_ROWS else shown
-        rows = [list(crops.values()) for _, crops in chosen]
-        write_image(test_set.folder / OVERVIEW, picture_sheet(rows, list(chosen[0][1]), [name for name, _ in chosen]))
-    scores = [item.scores for item in done if item.scores]
-    if scores:
-        write_report(test_set.folder, scores, metrics, protocol(test_set, options))
-        say("", test_set.name, *mean_table(scores, metrics).split("\n"), "")
-    entries = [item.entry for item in done if item.entry]
-    if entries:
-        write_page(test_set.folder, test_set.name or options.name, entries, metrics, protocol(test_set, options))
-    say(f"results in {test_set.place}")
-
-
-def protocol(test_set: JobSet, options: TestOptions) -> dict[str, object]:
-    """How the results came about, for metrics.json, metrics.md and index.html."""
-    data = options.datasets.test.get(test_set.name or "")
-    fast = options.network_g.fast_vae
-    roots = {"set": test_set.name, "dataroot_lq": data.dataroot_lq, "dataroot_gt": data.dataroot_gt} if data else {}
-    return {
-        **roots,
-        "pictures": "whole, 8 bit RGB",
-        "bicubic": "a = -0.75, no antialiasing (torch and cv2.INTER_CUBIC), the network's own input",
-        "generator": options.network_g.path,
-        "strength": options.network_g.strength,
-        **({"fast_vae": f"{fast.path} ({fast.parts})"} if fast else {}),
-        **({"scale": options.scale} if options.size is None else {"size": named_size(options.size)}),
-        **{key: getattr(options, key) for key in ("precision", "tile", "tile_overlap", "color_fix")},
-    }
-
-
-def summarize(done: Sequence[Done], quiet: bool) -> int:
-    """Says what was kept, and names the failures once more, below each other. Returns the exit status."""
-    failures = [item.failure for item in done if item.failure]
-    kept, elsewhere = (sum(getattr(item, name) for item in done) for name in ("kept", "from_elsewhere"))
-    if kept and not quiet:
-        warn(f"{kept} of {len(done)} results existed and were kept; --force_yml output.overwrite=true makes them anew")
-    if elsewhere and not quiet:
-        warn(f"WARNING: {elsewhere} of them were made from other pictures or with other settings than these")
-    if failures and not quiet:
-        warn("\n  ".join([f"{len(failures)} of {len(done)} pictures failed:", *failures]))
-    return int(bool(failures))

@@ -21,7 +21,7 @@ from PIL import Image
 from options.d3sr import load_test_options, load_train_options
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTING, OPTIONAL = "requirements-dev.txt", "requirements-onnx.txt"
+TESTING, OPTIONAL = "requirements-dev.txt", ("requirements-onnx.txt", "requirements-extra.txt")
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 MAIN_JOB = "python test_d3sr.py -opt options/test.yml"
 INSTALL_FOR_TESTS = f"pip install -r {TESTING} -c constraints.txt"
@@ -81,13 +81,13 @@ def test_ci_runs_what_the_readme_says_and_the_slow_tests() -> None:
 
 def test_what_tests_need_builds_on_what_users_install() -> None:
     assert "-r requirements.txt" in read(TESTING).splitlines()
-    names = [{canonicalize_name(wanted.name) for wanted in requirements(file)} for file in ("requirements.txt", TESTING, OPTIONAL)]
+    names = [{canonicalize_name(wanted.name) for wanted in requirements(file)} for file in ("requirements.txt", TESTING, *OPTIONAL)]
     assert sum(map(len, names)) == len(set().union(*names)), "a package stands in one list"
 
 
 def test_every_requirement_is_pinned_within_its_range() -> None:
     pinned = pins()
-    everything = [*requirements(), *requirements(TESTING), *requirements(OPTIONAL)]
+    everything = [wanted for file in ("requirements.txt", TESTING, *OPTIONAL) for wanted in requirements(file)]
     versions = {str(wanted): pinned.get(canonicalize_name(wanted.name)) for wanted in everything}
     assert [text for text, version in versions.items() if version is None or not Requirement(text).specifier.contains(version)] == []
 
@@ -123,7 +123,8 @@ def test_what_a_pinned_package_needs_is_pinned() -> None:
 def test_every_import_is_a_requirement() -> None:
     """What only tests import is no requirement of those who restore or train."""
     needed, testing = ({canonicalize_name(wanted.name) for wanted in requirements(file)} for file in ("requirements.txt", TESTING))
-    optional = {wanted.name for wanted in requirements(OPTIONAL)}  # perhaps not installed; imported by their own names
+    # Perhaps not installed; imported by their own names.
+    optional = {wanted.name.replace("-", "_") for file in OPTIONAL for wanted in requirements(file)}
     providers = metadata.packages_distributions()
     sources = [path for path in tracked() if path.suffix == ".py"]
     ours = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in sources}

@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 
 from data.image_io import write_image
-from restoring.jobs import Job
-from restoring.run import reason
+from restoring.outcome import reason
 from test_d3sr import main
 from tests.restoring_script import write_option_file, write_weights
 
@@ -178,7 +177,7 @@ def test_a_folder_named_like_a_picture_is_a_folder(option_file, tmp_path):
     [("auto", "end other programs", "tile: auto"), (0, "set tile: auto", "less than"), (512, "tile: auto, or less than 512", "programs")],
 )
 def test_out_of_memory_advises_what_is_not_set_yet(tile, advised, not_advised):
-    text = reason(torch.OutOfMemoryError("CUDA out of memory"), Job(Path("a.png"), None, Path("a.png")), tile)
+    text = reason(torch.OutOfMemoryError("CUDA out of memory"), Path("a.png"), tile)
     assert text.startswith("a.png: out of memory; ") and advised in text and not_advised not in text
 
 
