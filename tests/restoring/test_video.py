@@ -22,6 +22,7 @@ from test_d3sr import main  # noqa: E402
 from tests.clips import flat, frames_of, packets_of, picture, times_of, write_clip  # noqa: E402
 from tests.restoring_script import write_option_file, write_weights  # noqa: E402
 
+by_four = Restoration(scale=4).output_size
 TIMES = [0, 40, 90, 130, 200, 240, 250, 333, 400, 444, 480, 560]
 
 
@@ -326,7 +327,7 @@ def test_noise_is_not_made_much_more_from_frame_to_frame(tmp_path: Path) -> None
     frames = [(picture(0) + noise.normal(0, 2, (24, 32, 3))).round().astype(np.uint8) for _ in range(2)]
     generator = load_generator("weights/d3sr-tiny")
     ours = [restore_array(generator, frame, Restoration(scale=4), pytest.fail).astype(int) for frame in frames]
-    bicubic = [enlarge_array(frame, 4).astype(int) for frame in frames]
+    bicubic = [enlarge_array(frame, (4 * frame.shape[0], 4 * frame.shape[1])).astype(int) for frame in frames]
     assert 0 < np.abs(ours[0] - ours[1]).mean() < 1.5 * np.abs(bicubic[0] - bicubic[1]).mean()
 
 
@@ -364,11 +365,11 @@ def test_names_of_results(tmp_path: Path) -> None:
         ((tmp_path / "out.mp4", False), "several inputs need a folder"),
     ):
         with pytest.raises(ValueError, match=problem):
-            video.find_videos([clip], arguments[0], alone=arguments[1], suffix="", max_megapixels=100, output_size=Restoration(scale=4).output_size)
-    found = video.find_videos([clip, clip], tmp_path / "out", alone=False, suffix="_x4", max_megapixels=100, output_size=Restoration(scale=4).output_size)
+            video.find_videos([clip], arguments[0], alone=arguments[1], suffix="", max_megapixels=100, output_size=by_four)
+    found = video.find_videos([clip, clip], tmp_path / "out", alone=False, suffix="_x4", max_megapixels=100, output_size=by_four)
     assert [item.output.name for item in found] == ["clip_x4.mp4", "clip_mp4_x4.mp4"]
     with pytest.raises(ValueError, match="32x24 is above max_megapixels: 0.0001"):
-        video.find_videos([clip], tmp_path / "out", alone=True, suffix="", max_megapixels=0.0001, output_size=Restoration(scale=4).output_size)
+        video.find_videos([clip], tmp_path / "out", alone=True, suffix="", max_megapixels=0.0001, output_size=by_four)
 
 
 def test_without_pyav_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
