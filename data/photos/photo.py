@@ -9,10 +9,11 @@ from PIL import Image
 
 from data.image_files import DECODE_ERRORS, UnsuitableError, orientation, reason
 from data.photos.color_profiles import profile_problem, to_srgb
-from data.photos.deep_pixels import upright
 from data.photos.exif import PREFIX, basic_exif, exif_for, exif_software
-from data.photos.photo_pixels import open_image, read_samples
+from data.photos.opening import open_image, pages_note
+from data.photos.photo_pixels import read_samples
 from data.photos.png_writer import write_png
+from data.photos.tiff_reader import eight_bit, upright
 from data.whole_files import whole_file
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
@@ -117,7 +118,7 @@ def _decode(image: Image.Image, path: str | Path) -> Photo:
         None if samples.alpha is None else upright(samples.alpha, turn),
         None if problem else profile,
         _exif_of(image, path),
-        _frames_note(path) + samples.notes + ((f"{problem}: left out",) if problem else ()),
+        tuple(note for note in (pages_note(path), *samples.notes, f"{problem}: left out" if problem else "") if note),
     )
 
 
@@ -130,25 +131,12 @@ def _exif_of(image: Image.Image, path: str | Path) -> bytes | None:
     return basic_exif(block) if isinstance(block, bytes) else None
 
 
-def _frames_note(path: str | Path) -> tuple[str, ...]:
-    """That there is more than one picture in the file; a camera's second one (MPO) is not worth a word."""
-    with open_image(path) as image:  # once more, since to count is to read further, and may fail there
-        if image.format == "MPO":
-            return ()
-        try:
-            frames = getattr(image, "n_frames", 1)
-        except DECODE_ERRORS:
-            frames = "several"
-        things = "pages" if image.format == "TIFF" else "frames"
-    return () if frames == 1 else (f"{frames} {things}: only the first is restored",)
-
-
 def _write_lossy(file: BinaryIO, form: str, photo: Photo, quality: int, exif: bytes | None) -> tuple[str, ...]:
     """Encode as jpg or webp. Returns the notes of `write_photo`."""
     pixels, alpha, profile, notes = photo.pixels, photo.alpha, photo.icc_profile, []
     name = {"jpg": "JPEG", "webp": "WebP"}[form]
     if pixels.dtype == np.uint16:
-        pixels, alpha = _eight_bit(pixels), None if alpha is None else _eight_bit(alpha)
+        pixels, alpha = eight_bit(pixels), None if alpha is None else eight_bit(alpha)
         notes.append(f"16 bit written as 8 bit: {name} has no more")
     if form == "jpg" and alpha is not None:
         if alpha.min() < 255:
@@ -166,11 +154,6 @@ def _write_lossy(file: BinaryIO, form: str, photo: Photo, quality: int, exif: by
     else:
         image.save(file, format="WEBP", quality=quality, icc_profile=profile, exif=exif or b"")
     return tuple(notes)
-
-
-def _eight_bit(samples: np.ndarray) -> np.ndarray:
-    """uint16 samples as uint8: to the nearest of 0, 257, 514 ..."""
-    return (samples // 257 + (samples % 257 > 128)).astype(np.uint8)
 
 
 def _over_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
