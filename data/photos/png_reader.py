@@ -64,12 +64,11 @@ class _Stream(PngImagePlugin.PngStream):
         unpack = zlib.decompressobj()
         try:
             profile = unpack.decompress(rest[1:], CHUNK_LIMIT)
+            if unpack.unconsumed_tail:
+                self.passed_over.add("colour profile")
         except zlib.error:
             profile = None
-        if unpack.unconsumed_tail:
-            self.passed_over.add("colour profile")
-            profile = None
-        self.im_info["icc_profile"] = profile
+        self.im_info["icc_profile"] = None if unpack.unconsumed_tail else profile
         return data
 
     def _pass_over(self, what: str, end: int) -> None:
