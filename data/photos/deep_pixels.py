@@ -9,7 +9,6 @@ from PIL import Image
 from PIL.ExifTags import Base as Tag
 
 from data.image_files import UnsuitableError, bounded_bytes
-from data.photos.tiff_reader import read_strips, upright
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,27 +62,11 @@ def read_deep(path: str | Path, channels: str, white: int, shallow: Samples) -> 
         array = None
     if array is not None and array.dtype == np.uint16 and array.ndim == 3:
         array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-        deep = _arranged(array if white == 65535 else stretched(array, white), channels)
+        deep = arranged(array if white == 65535 else stretched(array, white), channels)
         if _agree(deep.alpha, shallow.alpha) and (channels == "RGBa" or _agree(deep.pixels, shallow.pixels)):
             return deep
     pixels = shallow.pixels[:, :, :1] if channels == "LA" else shallow.pixels
     return Samples(np.ascontiguousarray(pixels), shallow.alpha, ("16 bit read as 8 bit: its way of storing them is not understood",))
-
-
-def is_planar(image: Image.Image) -> bool:
-    """True for 16-bit TIFFs with one plane behind the other, uncompressed: Pillow takes them for 8 bit, cv2 for interleaved."""
-    tags = image.tag_v2
-    return tags.get(Tag.PlanarConfiguration) == 2 and image.info["compression"] == "raw" and set(tags.get(Tag.BitsPerSample, ())) == {16}
-
-
-def read_planar(image: Image.Image, path: str | Path) -> Samples:
-    """The samples of an `is_planar` TIFF, upright. Raises as `read_strips`, and UnsuitableError for CMYK and tiles."""
-    tags = image.tag_v2
-    if tags[Tag.PhotometricInterpretation] > 2 or Tag.StripOffsets not in tags:
-        raise UnsuitableError("a 16-bit TIFF whose channels are stored one after the other; save it with interleaved channels")
-    with open(path, "rb") as file:
-        array = upright(read_strips(image, file, "u2"), tags.get(Tag.Orientation, 1))
-    return _arranged(65535 - array if tags[Tag.PhotometricInterpretation] == 0 else array, deep_channels(image))
 
 
 def stretched(array: np.ndarray, white: int) -> np.ndarray:
@@ -91,7 +74,7 @@ def stretched(array: np.ndarray, white: int) -> np.ndarray:
     return ((array.astype(np.uint32) * 65535 + white // 2) // white).astype(np.uint16)
 
 
-def _arranged(array: np.ndarray, channels: str) -> Samples:
+def arranged(array: np.ndarray, channels: str) -> Samples:
     """Pixels and alpha of uint16 (H, W, 1..4) in the order R, G, B, A; `channels` as in `deep_channels`, empty for one channel."""
     if channels == "LA":
         return split(array[:, :, 2:])

@@ -9,7 +9,7 @@ from PIL.ExifTags import Base as Tag
 
 from data.image_files import scale_grey
 from data.photos.color_profiles import to_srgb
-from data.photos.deep_pixels import Samples, deep_channels, is_planar, ppm_white, read_deep, read_planar, split
+from data.photos.deep_pixels import Samples, arranged, deep_channels, ppm_white, read_deep, split
 from data.photos.opening import load
 
 # Pillow's modes that are not samples yet -> what they are turned into.
@@ -25,13 +25,12 @@ def read_samples(image: Image.Image, path: str | Path, cmyk_profile: bytes | Non
     channels, key = deep_channels(image), _transparent_colour(image)
     white = ppm_white(image) if image.format == "PPM" else 65535
     if image.format == "TIFF":
-        if is_planar(image):
-            return read_planar(image, path)
         # Pillow checks a TIFF's size once more when it makes room for the pixels, so the room is made here.
         image.im = Image.new(image.mode, (image.tag_v2[Tag.ImageWidth], image.tag_v2[Tag.ImageLength]), None).im
     note = load(image)
-    if getattr(image, "floats", None) is not None:
-        return split(image.floats)
+    own = getattr(image, "own", None)  # of a TIFF
+    if own is not None:
+        return arranged(own, channels) if channels else split(own[:, :, :4])
     samples = _from_pillow(image, cmyk_profile)
     if note:
         samples = replace(samples, notes=(*samples.notes, note))

@@ -1,6 +1,7 @@
 """TIFF files as Pillow reads them, but with float samples, and with their directories looked at before Pillow trusts them."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -78,38 +79,39 @@ def largest(pages: list[Directory]) -> int:
 
 
 class TiffFile(TiffImagePlugin.TiffImageFile):
-    """Pillow's TIFF, and float samples that Pillow has no mode for: of 16 bit, and of more than one channel.
+    """Pillow's TIFF, and samples that Pillow has no mode for (float of 16 bit or of colours) or takes for 8 bit (16-bit planes).
 
-    Those become mode L or RGB and are decoded by `load`.
+    Those are decoded here by `load`, for Pillow to modes I;16, RGB and RGBA.
     """
 
-    floats: np.ndarray | None = None
-    """(H, W, 1 or 3 or 4) uint16 of float samples, upright, when they are loaded."""
-    has_floats = False
-    """Whether the samples are of the kind that is decoded here."""
+    own: np.ndarray | None = None
+    """(H, W, channels) uint16, upright: such samples when they are loaded."""
+    _reader: Callable[["TiffFile"], np.ndarray] | None = None
 
     def _setup(self) -> None:
-        self.has_floats = False
-        tile = self.tag_v2.get(Tag.TileWidth, 0) * self.tag_v2.get(Tag.TileLength, 0)
-        if tile > max(_TILE_PIXELS, 4 * self.tag_v2.get(Tag.ImageWidth, 0) * self.tag_v2.get(Tag.ImageLength, 0)):
+        tags, self._reader = self.tag_v2, None
+        tile = tags.get(Tag.TileWidth, 0) * tags.get(Tag.TileLength, 0)
+        if tile > max(_TILE_PIXELS, 4 * tags.get(Tag.ImageWidth, 0) * tags.get(Tag.ImageLength, 0)):
             raise UnsuitableError(f"broken TIFF: its tiles have {tile / 1e6:.0f} megapixels, far more than the picture")
         try:
             super()._setup()
         except SyntaxError:
-            if set(self.tag_v2.get(Tag.SampleFormat, ())) != {3}:
+            if set(tags.get(Tag.SampleFormat, ())) != {3}:
                 raise
-            self.has_floats = True
-            self._mode = "RGB" if self.tag_v2.get(Tag.PhotometricInterpretation) == 2 else "L"
+            self._reader = _float_samples
+            self._mode = {3: "RGB", 4: "RGBA"}.get(tags.get(Tag.SamplesPerPixel), "I;16")
             self.info["compression"] = self._compression
             self.tile = []
+        if tags.get(Tag.PlanarConfiguration) == 2 and self._compression == "raw" and set(tags.get(Tag.BitsPerSample, ())) == {16}:
+            self._reader = self._reader or _plane_samples
 
     def load(self) -> object:
         """Pillow's access to the pixels."""
-        if self.has_floats and self.floats is None:
-            stored = _float_samples(self)
-            colours = stored[:, :, :3] if self.mode == "RGB" else stored[:, :, 0]
-            self.im = Image.fromarray(np.ascontiguousarray(eight_bit(colours))).im
-            self.floats = upright(stored, self.tag_v2.get(Tag.Orientation, 1))
+        if self._reader and self.own is None:
+            stored = self._reader(self)
+            shown = Image.fromarray(stored[:, :, 0].copy() if stored.shape[2] < 3 else eight_bit(stored[:, :, :4]))
+            self.im, self._mode, self.tile = shown.im, shown.mode, []
+            self.own = upright(stored, self.tag_v2.get(Tag.Orientation, 1))
             ImageOps.exif_transpose(self, in_place=True)
         return super().load()
 
@@ -150,6 +152,14 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         array = array[:, ::-1]
     return np.ascontiguousarray(array)
+
+
+def _plane_samples(image: TiffFile) -> np.ndarray:
+    """(H, W, channels) uint16 as stored. Raises as `read_strips`, and UnsuitableError for CMYK and tiles."""
+    if image.tag_v2[Tag.PhotometricInterpretation] > 2 or Tag.StripOffsets not in image.tag_v2:
+        raise UnsuitableError("a 16-bit TIFF whose channels are stored one after the other; save it with interleaved channels")
+    stored = read_strips(image, image.fp, "u2")
+    return 65535 - stored if image.tag_v2[Tag.PhotometricInterpretation] == 0 else stored
 
 
 def _float_samples(image: TiffFile) -> np.ndarray:
