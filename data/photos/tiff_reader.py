@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import Base as Tag
 
 from data.image_files import UnsuitableError, bounded_bytes, scaled
@@ -108,16 +108,15 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
     def load(self) -> object:
         """Pillow's access to the pixels."""
         if self._reader and self.own is None:
-            stored = self._reader(self)
-            shown = Image.fromarray(stored[:, :, 0].copy() if stored.shape[2] < 3 else eight_bit(stored[:, :, :4]))
-            self.im, self._mode, self.tile = shown.im, shown.mode, []
-            self.own = upright(stored, self.tag_v2.get(Tag.Orientation, 1))
-            ImageOps.exif_transpose(self, in_place=True)
+            self.own = self._reader(self)
+            shown = Image.fromarray(self.own[:, :, 0].copy() if self.own.shape[2] < 3 else eight_bit(self.own[:, :, :4]))
+            self.im, self._mode, self._size, self.tile = shown.im, shown.mode, shown.size, []
+            self.getexif().pop(Tag.Orientation, None)  # as Pillow does when it has turned a TIFF
         return super().load()
 
 
 def read_strips(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, kind: str) -> np.ndarray:
-    """The samples of an uncompressed TIFF in strips, (H, W, channels) as stored. kind: numpy's of a sample, without byte order (u2, f4).
+    """The samples of an uncompressed TIFF in strips, (H, W, channels) upright. kind: numpy's of a sample, without byte order (u2, f4).
 
     Raises: UnsuitableError when the strips are not as long as the picture, ValueError when the file ends before they do.
     """
@@ -133,9 +132,9 @@ def read_strips(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, kind: str)
         file.seek(offset)
         data += file.read(size)
     samples = np.frombuffer(data, dtype=("<" if tags.prefix == b"II" else ">") + kind).astype(kind)
-    if tags.get(Tag.PlanarConfiguration) == 2:
-        return samples.reshape(channels, height, width).transpose(1, 2, 0)
-    return samples.reshape(height, width, channels)
+    planar = tags.get(Tag.PlanarConfiguration) == 2
+    samples = samples.reshape(channels, height, width).transpose(1, 2, 0) if planar else samples.reshape(height, width, channels)
+    return upright(samples, tags.get(Tag.Orientation, 1))
 
 
 def eight_bit(samples: np.ndarray) -> np.ndarray:
@@ -155,7 +154,7 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _plane_samples(image: TiffFile) -> np.ndarray:
-    """(H, W, channels) uint16 as stored. Raises as `read_strips`, and UnsuitableError for CMYK and tiles."""
+    """(H, W, channels) uint16, upright. Raises as `read_strips`, and UnsuitableError for CMYK and tiles."""
     if image.tag_v2[Tag.PhotometricInterpretation] > 2 or Tag.StripOffsets not in image.tag_v2:
         raise UnsuitableError("a 16-bit TIFF whose channels are stored one after the other; save it with interleaved channels")
     stored = read_strips(image, image.fp, "u2")
@@ -163,7 +162,7 @@ def _plane_samples(image: TiffFile) -> np.ndarray:
 
 
 def _float_samples(image: TiffFile) -> np.ndarray:
-    """(H, W, 1, 3 or 4) uint16 as stored. Raises UnsuitableError for values outside of 0..1, and for what neither we nor cv2 can decode."""
+    """(H, W, 1, 3 or 4) uint16, upright. Raises UnsuitableError for values outside of 0..1, and for what neither we nor cv2 can decode."""
     tags = image.tag_v2
     bits, photometric, channels = set(tags[Tag.BitsPerSample]), tags.get(Tag.PhotometricInterpretation), tags.get(Tag.SamplesPerPixel, 1)
     kind = f"{'/'.join(map(str, sorted(bits)))}-bit float {'RGB' if photometric == 2 else 'grey'}"
@@ -176,6 +175,7 @@ def _float_samples(image: TiffFile) -> np.ndarray:
     else:
         image.fp.seek(0)
         data = bounded_bytes(image.fp, image.width * image.height * channels * 8)
+        # cv2 turns what it reads, as the TIFF says.
         values = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
         if values is None:
             raise ValueError("its compressed values cannot be unpacked")
