@@ -39,8 +39,8 @@ def profile_of(chunks: dict[bytes, bytes], icc_profile: bytes | None, mode: str)
 
     The note says what became of the chunks, empty where nothing is lost or changed.
     """
-    cicp = chunks.get(b"cICP", b"")
-    if len(cicp) == 4:
+    cicp = chunks.get(b"cICP")
+    if cicp:
         if says_srgb(cicp):
             return None, ""
         if cicp[0] in _PRIMARIES and cicp[1] in _CURVES:
@@ -49,17 +49,19 @@ def profile_of(chunks: dict[bytes, bytes], icc_profile: bytes | None, mode: str)
         return icc_profile, f"its colour chunk cICP{what} left out, so its colours look different; write png to keep them"
     if icc_profile or b"sRGB" in chunks:
         return icc_profile, ""
-    gamma = struct.unpack(">I", chunks[b"gAMA"])[0] if len(chunks.get(b"gAMA", b"")) == 4 else 0
-    points = np.array(struct.unpack(">8I", chunks[b"cHRM"])) / 100_000 if len(chunks.get(b"cHRM", b"")) == 32 else None
+    gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
+    points = np.array(struct.unpack(">8I", chunks[b"cHRM"])) / 100_000 if b"cHRM" in chunks else None
     srgb = points is None or np.abs(points - (*_D65, *_SRGB_PRIMARIES)).max() < 0.002
     if srgb and (gamma == 0 or abs(gamma - _SRGB_GAMMA) < 500):
         return None, ""
     curve = _SRGB_CURVE if gamma == 0 else (100_000 / gamma,)
     white, primaries = (_D65, _SRGB_PRIMARIES) if srgb else (tuple(points[:2]), tuple(points[2:]))
     try:
-        return _profile(primaries, white, curve, mode), "its colour chunks (gAMA, cHRM) turned into a colour profile"
-    except (np.linalg.LinAlgError, ZeroDivisionError, struct.error):
-        return None, "its colour chunks (gAMA, cHRM) left out: they describe no colours"
+        if min(*primaries, *white) > 0:
+            return _profile(primaries, white, curve, mode), "its colour chunks (gAMA, cHRM) turned into a colour profile"
+    except (np.linalg.LinAlgError, struct.error):  # points in a line, numbers beyond those of ICC
+        pass
+    return None, "its colour chunks (gAMA, cHRM) left out: they describe no colours"
 
 
 def _profile(primaries: tuple[float, ...], white: tuple[float, float], curve: tuple[float, ...], mode: str) -> bytes:

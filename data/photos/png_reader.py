@@ -13,8 +13,8 @@ from PIL import ImageFile, PngImagePlugin
 
 from data.image_files import DECODE_ERRORS
 
-COLOUR_CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")
-"""What says how the numbers look, beside the profile (PNG, third edition, section 11.3.2)."""
+COLOUR_CHUNKS = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+"""What says how the numbers look, beside the profile -> its length (PNG, third edition, section 11.3.2)."""
 
 CHUNK_LIMIT = 16 << 20
 """Bytes of a chunk that is no picture, or of a profile when it is unpacked. More is passed over."""
@@ -39,12 +39,13 @@ class _Stream(PngImagePlugin.PngStream):
             if cid == b"iCCP":
                 self.im_info["icc_profile"] = None
             return None
-        if cid not in _TEXTS:
-            unknown = cid in COLOUR_CHUNKS and not hasattr(self, f"chunk_{cid.decode()}")
-            data = ImageFile._safe_read(self.fp, length) if unknown else super().call(cid, pos, length)
-            if cid in COLOUR_CHUNKS:
+        if cid in COLOUR_CHUNKS:
+            data = ImageFile._safe_read(self.fp, length)
+            if length == COLOUR_CHUNKS[cid]:
                 self.colours.setdefault(cid, data)
             return data
+        if cid not in _TEXTS:
+            return super().call(cid, pos, length)
         try:
             data = super().call(cid, pos, length)
         except ValueError:  # longer than Pillow takes, when it is unpacked
