@@ -15,7 +15,7 @@ import cv2
 from tqdm import tqdm
 
 from data.duplicates import exact_copies, near_copies, perceptual_hash
-from data.image_files import reason
+from data.image_files import UnsuitableError, open_regular, reason
 from data.image_io import list_images, natural_key, read_image
 from data.records import check_fields, read_records, write_records
 
@@ -58,8 +58,9 @@ def measure(file: str, path: str) -> Entry:
     """Read one image file whole. What is wrong with it is said in `left_out`, by the words of `read_image`."""
     try:
         status = os.stat(file)
-        data = Path(file).read_bytes()
-    except OSError as error:
+        with open_regular(file) as opened:
+            data = opened.read()
+    except (OSError, UnsuitableError) as error:
         return Entry(path=path, bytes=0, mtime_ns=0, left_out=f"{_UNREADABLE}: {reason(file, error)}")
     entry = Entry(path=path, bytes=status.st_size, mtime_ns=status.st_mtime_ns)
     try:
