@@ -123,7 +123,8 @@ def test_what_a_pinned_package_needs_is_pinned() -> None:
 def test_every_import_is_a_requirement() -> None:
     """What only tests import is no requirement of those who restore or train."""
     needed, testing = ({canonicalize_name(wanted.name) for wanted in requirements(file)} for file in ("requirements.txt", TESTING))
-    optional = {wanted.name for wanted in requirements(OPTIONAL)}  # perhaps not installed; imported by their own names
+    # Perhaps not installed; imported by their own names.
+    optional = {wanted.name.replace("-", "_") for file in (OPTIONAL, "requirements-extra.txt") for wanted in requirements(file)}
     providers = metadata.packages_distributions()
     sources = [path for path in tracked() if path.suffix == ".py"]
     ours = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in sources}
