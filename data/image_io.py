@@ -6,10 +6,10 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from PIL.ExifTags import Base as Tag
 from torch import Tensor
 
-from data.image_files import DECODE_ERRORS, UnsuitableError, orientation, read_png_tail, reason, scale_grey
+from data.image_files import DECODE_ERRORS, UnsuitableError, orientation, reason, scale_grey
+from data.photos.opening import load, open_image, upright_size
 from data.whole_files import whole_file
 
 Size = tuple[int, int]
@@ -33,8 +33,9 @@ def read_image(path: str | Path, file: BinaryIO | None = None, *, size: Size | N
     Raises: ValueError naming the file and the reason when it is missing, empty, truncated, no image or not of that size.
     """
     try:
-        with Image.open(path if file is None else file) as image:
-            image.load()
+        with open_image(path, file) as image:
+            _check_size(image)
+            load(image)
             upright = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
             height, width = upright.height, upright.width
             if size not in (None, (height, width)):
@@ -48,12 +49,9 @@ def read_image(path: str | Path, file: BinaryIO | None = None, *, size: Size | N
 def image_size(path: str | Path, file: BinaryIO | None = None) -> Size:
     """(height, width) in pixels of the upright image, from the header alone. `file` and errors are those of `read_image`."""
     try:
-        with Image.open(path if file is None else file) as image:
-            # Pillow has begun to give the size of TIFFs, and of no other format, upright.
-            width, height = (image.tag_v2[Tag.ImageWidth], image.tag_v2[Tag.ImageLength]) if image.format == "TIFF" else image.size
-            if image.format == "PNG":
-                read_png_tail(image)
-            return (width, height) if orientation(image) >= 5 else (height, width)
+        with open_image(path, file) as image:
+            _check_size(image)
+            return upright_size(image)
     except DECODE_ERRORS as error:
         raise ValueError(f"{path}: {reason(path, error)}") from error
 
@@ -94,6 +92,13 @@ def to_uint8(image: Tensor) -> np.ndarray:
     """Float (3, H, W) in [0, 1] to uint8 (H, W, 3): clamped, rounded half up (0.5 of a level goes to the next)."""
     levels = (image.detach().float().clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _check_size(image: Image.Image) -> None:
+    """Raises DecompressionBombError for a picture of more pixels than Pillow's Image.open takes."""
+    pixels, most = image.width * image.height, 2 * (Image.MAX_IMAGE_PIXELS or float("inf"))
+    if pixels > most:
+        raise Image.DecompressionBombError(f"{pixels} pixels, the limit is {most:g}")
 
 
 def _to_rgb(image: Image.Image, box: Box) -> np.ndarray:

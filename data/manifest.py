@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +15,7 @@ import cv2
 from tqdm import tqdm
 
 from data.duplicates import exact_copies, near_copies, perceptual_hash
-from data.image_files import UnsuitableError, reason
+from data.image_files import UnsuitableError, open_regular, reason
 from data.image_io import read_image
 from data.listing import LARGEST_FILE, list_images, natural_key
 from data.records import check_fields, read_records, write_records
@@ -61,11 +60,10 @@ def measure(file: str, path: str) -> Entry:
     """Read one image file whole. What is wrong with it is said in `left_out`, by the words of `read_image`."""
     try:
         status = os.stat(file)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsuitableError("not a regular file")
         if status.st_size > LARGEST_FILE:
             raise UnsuitableError(f"{status.st_size / 1e9:.1f} GB are too many for a picture")
-        data = Path(file).read_bytes()
+        with open_regular(file) as opened:
+            data = opened.read()
     except (OSError, UnsuitableError) as error:
         return Entry(path=path, bytes=0, mtime_ns=0, left_out=f"{_UNREADABLE}: {reason(file, error)}")
     entry = Entry(path=path, bytes=status.st_size, mtime_ns=status.st_mtime_ns)

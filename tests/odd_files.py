@@ -150,7 +150,7 @@ _TIFFS: dict[str, tuple[dict[str, object], np.ndarray, Expected]] = {
     "int 32 too large.tif": (_grey16, DEEP[:, :, 0].astype(np.int32) * 9, Expected(reason="its values lie in")),
     "float.tif": (_grey16, _unit, Expected(DEEP[:, :, :1])),
     "float too large.tif": (_grey16, _unit * 300, Expected(reason="its values lie in")),
-    "float rgb.tif": (_rgb16, np.dstack([_unit] * 3), Expected(reason=REFUSED)),
+    "float rgb.tif": (_rgb16, np.dstack([_unit] * 3), Expected(np.repeat(DEEP[:, :, :1], 3, axis=2))),
     "grey alpha 16.tif": (_grey16 | {"extrasamples": ["unassalpha"], "planarconfig": "contig"}, DEEP[:, :, :2], Expected(reason=REFUSED)),
     "lab.tif": ({"photometric": "cielab"}, _lab_bytes, Expected(lab_to_srgb(_lab), tolerance=2, note="LAB turned into sRGB")),
     "rgb 8 turned.tif": (_rgb16 | {"extratags": [(274, "H", 1, 8, True)]}, np.rot90(RGB, -1).copy(), Expected(RGB)),

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base as Tag
 
-from data.image_files import UnsuitableError
+from data.image_files import UnsuitableError, bounded_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,17 +28,6 @@ def split(array: np.ndarray) -> Samples:
     colours = 3 if array.shape[2] >= 3 else 1
     alpha = np.ascontiguousarray(array[:, :, colours]) if array.shape[2] > colours else None
     return Samples(np.ascontiguousarray(array[:, :, :colours]), alpha)
-
-
-def upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) as it was stored, shown as EXIF's orientation 1..8 says (any other number: as it is)."""
-    if orientation in (5, 6, 7, 8):
-        array = array.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array)
 
 
 def deep_channels(image: Image.Image) -> str:
@@ -67,46 +56,25 @@ def read_deep(path: str | Path, channels: str, white: int, shallow: Samples) -> 
     channels: see `deep_channels`. white: the value that becomes 65535.
     """
     try:
-        array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+        with open(path, "rb") as file:
+            array = cv2.imdecode(np.frombuffer(bounded_bytes(file, shallow.pixels.size * 2 * 4), np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, UnsuitableError):
         array = None
     if array is not None and array.dtype == np.uint16 and array.ndim == 3:
         array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-        deep = _arranged(array if white == 65535 else _stretched(array, white), channels)
+        deep = arranged(array if white == 65535 else stretched(array, white), channels)
         if _agree(deep.alpha, shallow.alpha) and (channels == "RGBa" or _agree(deep.pixels, shallow.pixels)):
             return deep
     pixels = shallow.pixels[:, :, :1] if channels == "LA" else shallow.pixels
     return Samples(np.ascontiguousarray(pixels), shallow.alpha, ("16 bit read as 8 bit: its way of storing them is not understood",))
 
 
-def is_planar(image: Image.Image) -> bool:
-    """True for 16-bit TIFFs with one plane behind the other, uncompressed: Pillow takes them for 8 bit, cv2 for interleaved."""
-    tags = image.tag_v2
-    return tags.get(Tag.PlanarConfiguration) == 2 and image.info["compression"] == "raw" and set(tags.get(Tag.BitsPerSample, ())) == {16}
-
-
-def read_planar(image: Image.Image, path: str | Path) -> Samples:
-    """The samples of an `is_planar` TIFF, upright. Raises UnsuitableError for CMYK and tiles, ValueError when it is truncated."""
-    tags = image.tag_v2
-    if tags[Tag.PhotometricInterpretation] > 2 or Tag.StripOffsets not in tags:
-        raise UnsuitableError("a 16-bit TIFF whose channels are stored one after the other; save it with interleaved channels")
-    strips = []
-    with open(path, "rb") as file:
-        for offset, size in zip(tags[Tag.StripOffsets], tags[Tag.StripByteCounts], strict=True):
-            file.seek(offset)
-            strips.append(file.read(size))
-    samples = np.frombuffer(b"".join(strips), dtype="<u2" if tags.prefix == b"II" else ">u2")
-    planes = samples.reshape(-1, tags[Tag.ImageLength], tags[Tag.ImageWidth])
-    array = upright(planes.astype(np.uint16).transpose(1, 2, 0), tags.get(Tag.Orientation, 1))
-    return _arranged(65535 - array if tags[Tag.PhotometricInterpretation] == 0 else array, deep_channels(image))
-
-
-def _stretched(array: np.ndarray, white: int) -> np.ndarray:
+def stretched(array: np.ndarray, white: int) -> np.ndarray:
     """uint16 in 0..white to uint16 in 0..65535, rounded."""
     return ((array.astype(np.uint32) * 65535 + white // 2) // white).astype(np.uint16)
 
 
-def _arranged(array: np.ndarray, channels: str) -> Samples:
+def arranged(array: np.ndarray, channels: str) -> Samples:
     """Pixels and alpha of uint16 (H, W, 1..4) in the order R, G, B, A; `channels` as in `deep_channels`, empty for one channel."""
     if channels == "LA":
         return split(array[:, :, 2:])

@@ -7,9 +7,12 @@ DC-008 (Exif 2.32), section 4.5 and 4.6.
 import struct
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from io import BytesIO
 from itertools import accumulate
 from typing import BinaryIO
+
+from PIL import Image
 
 PREFIX = b"Exif\0\0"
 LIMIT = 65_000
@@ -18,7 +21,9 @@ LIMIT = 65_000
 SOFTWARE = 0x0131
 EXIF, GPS, INTEROP = 0x8769, 0x8825, 0xA005
 _MAKER_NOTE, _WIDTH, _HEIGHT = 0x927C, 0xA002, 0xA003
-_ASCII, _LONG = 2, 4
+_X_DENSITY, _Y_DENSITY, _DENSITY_UNIT = 0x011A, 0x011B, 0x0128
+_ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
+_INCH, _CENTIMETRE = 2, 3
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
@@ -52,23 +57,41 @@ class _Tags:
     interop: _Directory = field(default_factory=dict)
 
 
-def basic_exif(source: bytes | BinaryIO) -> bytes | None:
+def basic_exif(source: bytes | BinaryIO, at: int | None = None) -> bytes | None:
     """The describing entries of a block or of an open TIFF file: no thumbnail, no MakerNote, no orientation, nothing about storage.
 
     Entries that point outside of the source are left out; None if nothing is left or the source is no EXIF at all.
+
+    at: where the directory begins, if it is not the first.
     """
-    tags = _read(source)
+    tags = _read(source, at)
     block = tags and (tags.main or tags.exif or tags.gps) and _write(tags)
     return block if block and len(block) <= LIMIT else None
 
 
-def exif_for(block: bytes | None, height: int, width: int, software: str | None) -> bytes | None:
-    """A `basic_exif` block for a picture of this size: PixelXDimension and PixelYDimension set where they were there, Software if given."""
+def exif_for(
+    block: bytes | None,
+    height: int,
+    width: int,
+    software: str | None,
+    density: tuple[float, float] | None = None,
+    *,
+    add_density: bool = False,
+) -> bytes | None:
+    """A `basic_exif` block for a picture of this size: PixelXDimension and PixelYDimension set where they were there, Software if given.
+
+    density: pixels per inch, across and down. It takes the place of the block's own, and where there is none it comes in on `add_density`.
+    """
     tags = _read(block) if block else None
     if tags is None and software is None:
         return None
     tags = tags or _Tags("<")
     tags = replace(tags, exif=tags.exif | _longs(tags.order, {_WIDTH: width, _HEIGHT: height}, tags.exif))
+    if density and (add_density or _X_DENSITY in tags.main):
+        ratios = zip((_X_DENSITY, _Y_DENSITY), density, strict=True)
+        entries = {tag: _Entry(_RATIONAL, 1, _ratio(tags.order, value)) for tag, value in ratios}
+        entries[_DENSITY_UNIT] = _Entry(_SHORT, 1, struct.pack(f"{tags.order}H", _INCH))
+        tags = replace(tags, main=tags.main | entries)
     if software is not None:
         text = software.encode("ascii", "replace") + b"\0"
         tags = replace(tags, main=tags.main | {SOFTWARE: _Entry(_ASCII, len(text), text)})
@@ -82,7 +105,38 @@ def exif_software(block: bytes) -> str | None:
     return entry.data.rstrip(b"\0").decode("utf-8", "replace") if entry else None
 
 
-def _read(source: bytes | BinaryIO) -> _Tags | None:
+def exif_density(block: bytes) -> tuple[float, float] | None:
+    """Pixels per inch, across and down, of a block; None if it does not say."""
+    tags = _read(block)
+    main = tags.main if tags else {}
+    if not all(tag in main and main[tag].kind == _RATIONAL and main[tag].count == 1 for tag in (_X_DENSITY, _Y_DENSITY)):
+        return None
+    unit = main.get(_DENSITY_UNIT)
+    number = struct.unpack(f"{tags.order}H", unit.data)[0] if unit and unit.kind == _SHORT and unit.count == 1 else _INCH
+    ratios = [struct.unpack(f"{tags.order}2L", main[tag].data) for tag in (_X_DENSITY, _Y_DENSITY)]
+    if number not in (_INCH, _CENTIMETRE) or any(below == 0 for _, below in ratios):
+        return None
+    x, y = (above / below * (2.54 if number == _CENTIMETRE else 1) for above, below in ratios)
+    return x, y
+
+
+def density_of(image: Image.Image, block: bytes | None) -> tuple[float, float] | None:
+    """Pixels per inch, across and down, of an opened image as it is stored: by its own header, else by its EXIF; None if neither says."""
+    info = image.info
+    if image.format == "JPEG" and "jfif_density" in info:
+        found = [value * {1: 1.0, 2: 2.54}.get(info["jfif_unit"], 0.0) for value in info["jfif_density"]]
+    else:
+        found = info.get("dpi", ()) if image.format in ("PNG", "BMP") else ()
+    x, y = found if len(found) == 2 and min(found) >= 1 else (block and exif_density(block)) or (0.0, 0.0)
+    return (float(x), float(y)) if min(x, y) >= 1 and max(x, y) <= 65535 else None
+
+
+def _ratio(order: str, value: float) -> bytes:
+    ratio = Fraction(value).limit_denominator(1000)
+    return struct.pack(f"{order}2L", ratio.numerator, ratio.denominator)
+
+
+def _read(source: bytes | BinaryIO, at: int | None = None) -> _Tags | None:
     """The entries worth keeping; None when the header is damaged."""
     if isinstance(source, bytes):
         source = BytesIO(source.removeprefix(PREFIX))
@@ -91,7 +145,8 @@ def _read(source: bytes | BinaryIO) -> _Tags | None:
     order = _ORDERS.get(header[:4])
     if order is None or len(header) < 8:
         return None
-    main = _directory(source, order, header[4:], keep=_MAIN_TAGS)
+    where = header[4:] if at is None else struct.pack(f"{order}L", at)
+    main = _directory(source, order, where, keep=_MAIN_TAGS)
     exif = _below(source, order, main, EXIF)
     return _Tags(order, main, exif, _below(source, order, main, GPS), _below(source, order, exif, INTEROP))
 

@@ -1,6 +1,6 @@
 """Photos as people have them: read with everything that belongs to the picture, and written whole or not at all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,10 +9,13 @@ from PIL import Image
 
 from data.image_files import DECODE_ERRORS, UnsuitableError, orientation, reason
 from data.photos.color_profiles import profile_problem, to_srgb
-from data.photos.deep_pixels import upright
-from data.photos.exif import PREFIX, basic_exif, exif_for, exif_software
-from data.photos.photo_pixels import open_image, read_samples
-from data.photos.png_writer import write_png
+from data.photos.exif import PREFIX, basic_exif, density_of, exif_for, exif_software
+from data.photos.heif import cicp_of, depth_note, read_deep_heic
+from data.photos.opening import open_image, pages_note
+from data.photos.photo_pixels import read_samples
+from data.photos.png_colors import profile_of
+from data.photos.png_writer import PROFILE_LIMIT, write_png
+from data.photos.tiff_reader import directories, eight_bit, upright
 from data.whole_files import whole_file
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
@@ -31,7 +34,11 @@ class Photo:
     alpha: np.ndarray | None = None
     """(H, W), same dtype; the colours are not premultiplied by it."""
     icc_profile: bytes | None = None
-    """Of the colour space that `pixels` are in: a grey profile for grey, an RGB one for RGB. None is sRGB."""
+    """Of the colour space that `pixels` are in: a grey profile for grey, an RGB one for RGB. None is sRGB, unless `colours` differ."""
+    colours: dict[bytes, bytes] = field(default_factory=dict)
+    """PNG's chunks that say how the numbers look (cICP, gAMA ...), data by name, whatever file they are from."""
+    density: tuple[float, float] | None = None
+    """Pixels per inch, across and down."""
     exif: bytes | None = None
     """As `data.photos.exif.basic_exif` returns it, the orientation applied and removed."""
     notes: tuple[str, ...] = ()
@@ -46,7 +53,7 @@ class Photo:
 
 
 def read_photo(path: str | Path, max_megapixels: float = 100) -> Photo:
-    """Read a PNG, JPEG, WebP, BMP, TIFF, GIF or PPM file, of animations and documents the first picture. Safe in threads.
+    """Read a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM, AVIF or HEIC file: see docs/restoring.md for a table. Safe in threads.
 
     Grey stays grey, 16 bit stays 16 bit (32-bit and float grey become it), palettes become RGB, CMYK and LAB become sRGB.
 
@@ -79,13 +86,19 @@ def write_photo(path: str | Path, photo: Photo, *, quality: int = 95, software: 
     form = output_format(path, height, width)
     if not 1 <= quality <= 100:
         raise ValueError(f"{path}: quality must be 1..100, got {quality}")
-    exif = exif_for(photo.exif, height, width, software)
+    exif = exif_for(photo.exif, height, width, software, photo.density, add_density=form == "webp")
+    if form == "png":
+        photo, notes = _with_short_profile(photo)
+    else:
+        profile, note = profile_of(photo.colours, photo.icc_profile, "L" if photo.pixels.shape[2] == 1 else "RGB")
+        photo, notes = replace(photo, icc_profile=profile), (note,) if note else ()
     with whole_file(path) as file:
         if form == "png":
             block = exif and exif.removeprefix(PREFIX)
-            write_png(file, photo.pixels, photo.alpha, icc_profile=photo.icc_profile, exif=block, level=_PNG_LEVEL)
-            return ()
-        return _write_lossy(file, form, photo, quality, exif)
+            carried = {"icc_profile": photo.icc_profile, "colours": photo.colours, "density": photo.density, "exif": block}
+            write_png(file, photo.pixels, photo.alpha, **carried, level=_PNG_LEVEL)
+            return notes
+        return notes + _write_lossy(file, form, photo, quality, exif)
 
 
 def output_format(path: Path, height: int, width: int) -> str:
@@ -110,43 +123,64 @@ def software_of(path: str | Path) -> str | None:
 
 def _decode(image: Image.Image, path: str | Path) -> Photo:
     """The photo in an opened image. Raises any of DECODE_ERRORS."""
-    profile, problem = image.info.get("icc_profile"), ""
+    profile, problem, form = image.info.get("icc_profile"), "", image.format
+    turn = orientation(image) if form == "TIFF" else 1
     cmyk_profile = profile if image.mode == "CMYK" and not profile_problem(profile, "CMYK") else None
-    samples = read_samples(image, path, cmyk_profile)
+    deep = form == "HEIF" and image.info["bit_depth"] > 8
+    samples = read_deep_heic(path, image) if deep else read_samples(image, path, cmyk_profile)
     if image.mode in ("CMYK", "LAB"):
         profile = None
-    elif "icc_profile" in image.info:
+    elif "icc_profile" in image.info and "colour profile" not in getattr(image, "passed_over", ()):
         problem = profile_problem(profile, "L" if samples.pixels.shape[2] == 1 else "RGB")
-    turn = 1 if image.format == "TIFF" else orientation(image)  # samples of TIFFs are upright already
+    exif, turned = _exif_of(image, path), turn >= 5
+    if form != "TIFF":  # samples of TIFFs are upright already
+        turn = orientation(image)
+        turned = turn >= 5
+        alpha = None if samples.alpha is None else upright(samples.alpha, turn)
+        samples = replace(samples, pixels=upright(samples.pixels, turn), alpha=alpha)
+    profile = None if problem else profile
+    density = density_of(image, exif)
+    notes = [pages_note(path), *samples.notes, f"{problem}: left out" if problem else ""]
+    notes += [f"its {what} is too long to be kept: left out" for what in sorted(getattr(image, "passed_over", ()))]
+    notes += depth_note(path) if form == "AVIF" else ()
     return Photo(
-        upright(samples.pixels, turn),
-        None if samples.alpha is None else upright(samples.alpha, turn),
-        None if problem else profile,
-        _exif_of(image, path),
-        _frames_note(path) + samples.notes + ((f"{problem}: left out",) if problem else ()),
+        samples.pixels,
+        samples.alpha,
+        profile,
+        _colours_of(image, path, profile),
+        density[::-1] if density and turned else density,
+        exif,
+        tuple(note for note in notes if note),
     )
 
 
+def _colours_of(image: Image.Image, path: str | Path, profile: bytes | None) -> dict[bytes, bytes]:
+    """See `Photo.colours`; without the chunk that must not stand beside a profile."""
+    if image.format == "PNG":
+        return {name: data for name, data in image.colours.items() if not (profile and name == b"sRGB")}
+    cicp = cicp_of(path) if image.format in ("AVIF", "HEIF") and not profile else None
+    return {b"cICP": cicp} if cicp else {}
+
+
 def _exif_of(image: Image.Image, path: str | Path) -> bytes | None:
-    """The `basic_exif` block of an opened image. Of a TIFF it is the file's own directory."""
+    """The `basic_exif` block of an opened image. Of a TIFF it is the page's own directory, or the first if that says nothing."""
     if image.format == "TIFF":
         with open(path, "rb") as file:
-            return basic_exif(file)
+            return (basic_exif(file, directories(file)[image.tell()].offset) if image.tell() else None) or basic_exif(file)
     block = image.info.get("exif")
     return basic_exif(block) if isinstance(block, bytes) else None
 
 
-def _frames_note(path: str | Path) -> tuple[str, ...]:
-    """That there is more than one picture in the file; a camera's second one (MPO) is not worth a word."""
-    with open_image(path) as image:  # once more, since to count is to read further, and may fail there
-        if image.format == "MPO":
-            return ()
-        try:
-            frames = getattr(image, "n_frames", 1)
-        except DECODE_ERRORS:
-            frames = "several"
-        things = "pages" if image.format == "TIFF" else "frames"
-    return () if frames == 1 else (f"{frames} {things}: only the first is restored",)
+def _with_short_profile(photo: Photo) -> tuple[Photo, tuple[str, ...]]:
+    """A photo whose profile a PNG can hold so that everybody reads it, and a note if it is another one."""
+    profile = photo.icc_profile
+    if profile is None or len(profile) <= PROFILE_LIMIT:
+        return photo, ()
+    what = f"its colour profile of {len(profile) / 1e6:.1f} MB is too long for PNG"
+    if photo.pixels.dtype != np.uint8 or photo.pixels.shape[2] != 3:
+        return replace(photo, icc_profile=None), (f"{what}: left out, so its colours look different; write jpg or webp to keep them",)
+    pixels = np.array(to_srgb(Image.fromarray(photo.pixels), profile))
+    return replace(photo, pixels=pixels, icc_profile=None), (f"{what}: turned into sRGB",)
 
 
 def _write_lossy(file: BinaryIO, form: str, photo: Photo, quality: int, exif: bytes | None) -> tuple[str, ...]:
@@ -154,7 +188,7 @@ def _write_lossy(file: BinaryIO, form: str, photo: Photo, quality: int, exif: by
     pixels, alpha, profile, notes = photo.pixels, photo.alpha, photo.icc_profile, []
     name = {"jpg": "JPEG", "webp": "WebP"}[form]
     if pixels.dtype == np.uint16:
-        pixels, alpha = _eight_bit(pixels), None if alpha is None else _eight_bit(alpha)
+        pixels, alpha = eight_bit(pixels), None if alpha is None else eight_bit(alpha)
         notes.append(f"16 bit written as 8 bit: {name} has no more")
     if form == "jpg" and alpha is not None:
         if alpha.min() < 255:
@@ -168,15 +202,11 @@ def _write_lossy(file: BinaryIO, form: str, photo: Photo, quality: int, exif: by
     if alpha is not None:
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
     if form == "jpg":
-        image.save(file, format="JPEG", quality=quality, subsampling=0, icc_profile=profile, exif=exif or b"")
+        density = {"dpi": photo.density} if photo.density else {}
+        image.save(file, format="JPEG", quality=quality, subsampling=0, icc_profile=profile, exif=exif or b"", **density)
     else:
         image.save(file, format="WEBP", quality=quality, icc_profile=profile, exif=exif or b"")
     return tuple(notes)
-
-
-def _eight_bit(samples: np.ndarray) -> np.ndarray:
-    """uint16 samples as uint8: to the nearest of 0, 257, 514 ..."""
-    return (samples // 257 + (samples % 257 > 128)).astype(np.uint8)
 
 
 def _over_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -1,66 +1,19 @@
-"""From a file to samples as they are stored: 8 or 16 bit, grey or RGB, alpha apart. Pillow opens, decodes, and says if a file is whole."""
+"""From a file to samples as they are stored: 8 or 16 bit, grey or RGB, alpha apart. Pillow decodes, and says if a file is whole."""
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image
 from PIL.ExifTags import Base as Tag
 
-from data.image_files import UnsuitableError, scale_grey
+from data.image_files import scale_grey
 from data.photos.color_profiles import to_srgb
-from data.photos.deep_pixels import Samples, deep_channels, is_planar, ppm_white, read_deep, read_planar, split
-
-# How a file of a format begins -> what opens it.
-_OPENERS = {
-    rb"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    rb"\xff\xd8\xff": JpegImagePlugin.jpeg_factory,
-    rb"RIFF....WEBP": WebPImagePlugin.WebPImageFile,
-    rb"BM": BmpImagePlugin.BmpImageFile,
-    rb"II[*+]\0|MM\0[*+]": TiffImagePlugin.TiffImageFile,
-    rb"GIF8[79]a": GifImagePlugin.GifImageFile,
-    rb"P[1-6]\s": PpmImagePlugin.PpmImageFile,
-}
+from data.photos.deep_pixels import Samples, arranged, deep_channels, ppm_white, read_deep, split
+from data.photos.opening import load
 
 # Pillow's modes that are not samples yet -> what they are turned into.
 _PLAIN_MODES = {"1": "L", "La": "LA", "P": "RGB", "PA": "RGBA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
-
-
-@contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """A file as Pillow's image, its header read, as from Image.open; but in a format of photos, and without Pillow's limit of pixels.
-
-    That limit is a global of Image.open, so it cannot be lifted for one file while other threads read. The caller keeps its own.
-    WebP and GIF have another check inside: those of more than 178 megapixels are refused with DecompressionBombError.
-
-    Raises: any of DECODE_ERRORS.
-    """
-    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
-        raise UnsuitableError("not a regular file")  # to open a pipe is to wait for its other end
-    with open(path, "rb") as file:
-        start = file.read(16)
-        opener = next((opener for magic, opener in _OPENERS.items() if re.match(magic, start, re.DOTALL)), None)
-        if opener is None:
-            raise UnidentifiedImageError
-        file.seek(0)
-        try:
-            image = opener(file, "")
-        except SyntaxError as error:
-            raise UnsuitableError(f"broken image, or of a kind that Pillow cannot read ({error})") from error
-        with image:
-            yield image
 
 
 def read_samples(image: Image.Image, path: str | Path, cmyk_profile: bytes | None) -> Samples:
@@ -72,12 +25,15 @@ def read_samples(image: Image.Image, path: str | Path, cmyk_profile: bytes | Non
     channels, key = deep_channels(image), _transparent_colour(image)
     white = ppm_white(image) if image.format == "PPM" else 65535
     if image.format == "TIFF":
-        if is_planar(image):
-            return read_planar(image, path)
         # Pillow checks a TIFF's size once more when it makes room for the pixels, so the room is made here.
         image.im = Image.new(image.mode, (image.tag_v2[Tag.ImageWidth], image.tag_v2[Tag.ImageLength]), None).im
-    image.load()
+    note = load(image)
+    own = getattr(image, "own", None)  # of a TIFF
+    if own is not None:
+        return arranged(own, channels) if channels else split(own[:, :, :4])
     samples = _from_pillow(image, cmyk_profile)
+    if note:
+        samples = replace(samples, notes=(*samples.notes, note))
     if channels:
         samples = read_deep(path, channels, white, samples)
     return samples if key is None else Samples(samples.pixels, _alpha_of_key(samples.pixels, key), samples.notes)

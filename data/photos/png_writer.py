@@ -15,20 +15,38 @@ _BLOCK_BYTES = 1 << 20
 _PAETH = 4
 
 
+PROFILE_LIMIT = (1 << 20) - 1
+"""Bytes that a profile may have: Pillow refuses to read pictures with longer ones."""
+
+
 def write_png(
-    file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, *, icc_profile: bytes | None, exif: bytes | None, level: int
+    file: BinaryIO,
+    pixels: np.ndarray,
+    alpha: np.ndarray | None,
+    *,
+    icc_profile: bytes | None,
+    colours: dict[bytes, bytes],
+    density: tuple[float, float] | None,
+    exif: bytes | None,
+    level: int,
 ) -> None:
     """Write a PNG of 8 or 16 bit. The same arguments give the same bytes.
 
     pixels: uint8 or uint16 (H, W, 1) or (H, W, 3); alpha: (H, W) of the same type, or None.
+    icc_profile: of up to PROFILE_LIMIT bytes. colours: chunks by their names, see `png_reader.COLOUR_CHUNKS`.
+    density: pixels per inch, across and down.
     exif: a TIFF block without the `Exif\\0\\0` prefix. level: zlib's, 1 (fast) .. 9 (small).
     """
     height, width, channels = pixels.shape
     colour_type = _COLOUR_TYPES[channels + (alpha is not None)]
     file.write(b"\x89PNG\r\n\x1a\n")
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, colour_type, 0, 0, 0))
+    for name, data in colours.items():
+        _write_chunk(file, name, data)
     if icc_profile:
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile))
+    if density:
+        _write_chunk(file, b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in density), 1))  # pixels per metre
     if exif:
         _write_chunk(file, b"eXIf", exif)
     deflate = zlib.compressobj(level)

@@ -5,23 +5,15 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import PngImagePlugin, TiffImagePlugin
-from PIL.ExifTags import Base as Tag
-
-from data.image_files import DECODE_ERRORS, orientation, read_png_tail, reason
-from data.photos.photo_pixels import open_image
+from data.image_files import DECODE_ERRORS, reason
+from data.photos.opening import open_image, upright_size
 
 
 def photo_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels of what `read_photo` returns, upright. Errors as `read_photo`, but for damage behind the header."""
     try:
         with open_image(path) as image:
-            width, height = image.size
-            if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose size Pillow gives upright in some versions
-                width, height = image.tag_v2[Tag.ImageWidth], image.tag_v2[Tag.ImageLength]
-            if isinstance(image, PngImagePlugin.PngImageFile):
-                read_png_tail(image)
-            return (width, height) if orientation(image) >= 5 else (height, width)
+            return upright_size(image)
     except DECODE_ERRORS as error:
         raise ValueError(f"{path}: {reason(path, error)}") from error
 

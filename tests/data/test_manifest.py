@@ -62,6 +62,11 @@ def test_unreadable_files_are_entries_with_the_reason(tmp_path: Path) -> None:
     assert found["cut.jpg"].startswith("unreadable: broken or truncated image")
 
 
+def test_a_pipe_is_an_entry_with_its_reason(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert measure(str(tmp_path / "pipe.png"), "pipe.png").left_out == "unreadable: not a regular file"
+
+
 def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, manifest = tmp_path / "hr", tmp_path / "m.jsonl"
     root.mkdir()

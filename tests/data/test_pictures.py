@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader
 
-from data import sources
+from data import image_io, sources
 from data.duplicates import perceptual_hash
 from data.hr_crops import HRCrops, collate
 from data.image_io import read_image
@@ -48,9 +48,9 @@ def tar_of(folder: Path, path: Path, names: list[str] | None = None) -> Path:
 
 
 def opens(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """A list that grows with every image that Pillow opens."""
-    opened, real = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda file, *rest: opened.append(file) or real(file, *rest))
+    """A list that grows with every image that is opened."""
+    opened, real = [], image_io.open_image
+    monkeypatch.setattr(image_io, "open_image", lambda path, file: opened.append(path) or real(path, file))
     return opened
 
 

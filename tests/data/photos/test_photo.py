@@ -14,9 +14,9 @@ import tifffile
 from PIL import ExifTags, Image, JpegImagePlugin
 
 from data.listing import list_images
-from data.photos import photo as photo_module
 from data.photos import png_writer
 from data.photos.photo import OUTPUT_FORMATS, Photo, read_photo, software_of, write_photo
+from data.photos.tiff_reader import eight_bit
 from tests.odd_bytes import chunk, display_p3_profile, encoded, exif, grey_profile, png
 from tests.odd_files import ALPHA, DEEP, GREY, RGB, Expected, write_odd_files
 
@@ -231,7 +231,7 @@ def test_quality_is_heard(tmp_path: Path) -> None:
 
 def test_sixteen_bit_is_rounded_to_eight() -> None:
     levels = np.arange(65536, dtype=np.uint16)
-    assert np.array_equal(photo_module._eight_bit(levels), np.floor(levels / 257 + 0.5))
+    assert np.array_equal(eight_bit(levels), np.floor(levels / 257 + 0.5))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
