@@ -144,7 +144,7 @@ def usable_pictures(pictures: Sequence[Picture], sizes: Sequence[Size | str], sm
     for problems, what in ((too_small, f"too small (a side under {smallest} px)"), (unreadable, "unreadable")):
         if problems:
             lines.append(f"{len(problems)} {what}, left out:{some(problems)}")
-    return usable, "\n  ".join(lines)
+    return usable, "\n".join(lines).replace("\n", "\n  ")
 
 
 def read_picture(picture: Picture, box: Box) -> np.ndarray:

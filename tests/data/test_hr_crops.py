@@ -141,7 +141,7 @@ def test_bad_files_are_counted_named_and_left_out(folder: Path) -> None:
     dataset = HRCrops([(folder, 1.0), (folder / "l.txt", 1.0)], gt_size=32, scale=4, seed=0, degradation=None)
     assert len(dataset.pictures) == 6
     report = dataset.report()
-    assert report.startswith("6 of 10 images usable\n1 too small (a side under 32 px), left out:")
+    assert report.startswith("6 of 10 images usable\n  1 too small (a side under 32 px), left out:")
     for line in ("low.png: 80x31", "3 unreadable", "empty.png: the file is empty", "text.jpg: not an image", "gone.png: no such file"):
         assert line in report
     assert {Path(dataset[n]["path"]).name for n in range(12)} == {f"{number}.png" for number in range(5)}
@@ -154,7 +154,7 @@ def test_pipes_are_left_out_and_what_is_passed_over_is_reported(folder: Path) ->
     (folder / "l.txt").write_text("pipe.png\n0.png\n\0\n")
     dataset = HRCrops([(folder, 1.0), (folder / "l.txt", 1.0)], gt_size=32, scale=4, seed=0, degradation=None)
     report = dataset.report()
-    assert report.startswith("6 of 7 images usable\n1 unreadable, left out:\n") and f"{folder}/pipe.png: not a regular file" in report
+    assert report.startswith("6 of 7 images usable\n  1 unreadable, left out:\n    ") and f"{folder}/pipe.png: not a regular file" in report
     assert f"{folder}: 1 places could not be read, left out:\n  {folder}/pipe.png: not a regular file" in report
     assert f"{folder}: 1 passed over: .mov 1" in report and "l.txt, line 3: no name of a file" in report
 
