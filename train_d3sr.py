@@ -37,12 +37,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def report(error: BaseException) -> int:
     """Says what ended the training; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
+        print("stopped; the same command starts again, or goes on from the last state", file=sys.stderr)
         return STOPPED
     if not isinstance(error, (ValueError, OSError)):
         traceback.print_exception(error)
         return 1
     print(f"train_d3sr.py: {error}", file=sys.stderr)
-    return 2
+    return getattr(error, "exit_status", 2)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,13 +3,15 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from engine.distributed import World, any_rank, from_main
+from data.whole_files import WriteError, why_refused
+from engine.distributed import World, any_rank, by_main, from_main
+from engine.folder_lock import FolderLock
 from engine.health import DiscriminatorHealth, check_ranks
 from engine.logs import Means, RunLog, Speed, peak_memory_gib
 from engine.run import Run, save_best, save_metrics, save_run
@@ -17,6 +19,8 @@ from engine.validation import Validation, ValidationHistory
 from models.lora import cast_inputs
 
 SAME_SIGNAL_S = 0.2
+PATIENCE = 3
+"""So many saves that were due fail in a row before the run ends."""
 
 
 class StopRequest:
@@ -85,6 +89,7 @@ class Housekeeping:
         run: Run,
         world: World,
         folder: Path,
+        lock: FolderLock | None,
         log: RunLog,
         validation: Validation,
         schedule: Schedule,
@@ -94,11 +99,13 @@ class Housekeeping:
     ) -> None:
         """
         Args:
+            lock: of the folder, on the main process.
             samples: how many an iteration takes, over all processes.
             keep_last: how many states and releases stay on disk.
             best: SET/METRIC that models/NAME_best is chosen by; None for no best.
         """
-        self.run, self.world, self.folder, self.log, self.validation = run, world, folder, log, validation
+        self.run, self.world, self.folder, self.lock, self.log, self.validation = run, world, folder, lock, log, validation
+        self._refused = 0
         self.schedule, self.samples, self.keep_last, self.best = schedule, samples, keep_last, best
         self.stop, self.means = StopRequest(world.is_main), Means()
         self.health = DiscriminatorHealth(run.noising.low, run.noising.high, world.device) if run.noising is not None else None
@@ -126,7 +133,8 @@ class Housekeeping:
         """What is due after an iteration. Returns True where the run ends here because it was asked to; its state is saved then.
 
         Saved first, then validated: whatever a validation does to the process, it costs no training. Asked in its last iteration, the run
-        ends as it would have. A validation that was due is made up for when the run goes on.
+        ends as it would have. A validation that was due is made up for when the run goes on. A save that failed is tried again with every
+        log line.
         """
         iteration, schedule = self.run.iteration, self.schedule
         if schedule.check_freq and iteration % schedule.check_freq == 0:
@@ -134,8 +142,8 @@ class Housekeeping:
         if schedule.due(iteration, schedule.print_freq):
             self._write_log(learning_rate)
         stopping = any_rank(self.stop.asked, self.world) and iteration < schedule.total_iter
-        if (schedule.save_due(iteration) or stopping) and self.world.is_main:
-            save_run(self.run, self.folder, self.keep_last)
+        if schedule.save_due(iteration) or stopping or self._refused and schedule.due(iteration, schedule.print_freq):
+            self._save(last=stopping or iteration == schedule.total_iter)
         if stopping:
             any_rank(False, self.world)  # torchrun ends all processes once the first of them is gone: not before this is saved
             state = self.folder / "training_states" / str(iteration)
@@ -145,6 +153,38 @@ class Housekeeping:
         elif schedule.early_due(iteration):
             self._validate_early()
         return stopping
+
+    def _save(self, last: bool) -> None:
+        """Saves, in which all processes agree. A disk that refuses is waited for: until PATIENCE saves were due, or the last one is.
+
+        Raises:
+            WriteError: it still does.
+            ValueError: another training took the folder over.
+        """
+
+        def save() -> None:
+            self.lock.confirm()
+            save_run(self.run, self.folder, self.keep_last)
+
+        try:
+            by_main(save, self.world)
+        except (WriteError, OSError) as error:
+            self._refused += self.schedule.save_due(self.run.iteration)
+            if last or self._refused >= PATIENCE:
+                raise WriteError(f"{error}. Nothing more was saved: the same command goes on from the last state") from error
+            self.log.warning(f"{error}. The training goes on, and saves as soon as it can")
+        else:
+            self._refused = 0
+
+    def _keep(self, write: Callable[[], object]) -> None:
+        """Writes, on the main process, what a training can do without: a disk that refuses is only a warning."""
+        try:
+            if self.world.is_main:
+                write()
+        except WriteError as error:
+            self.log.warning(f"{error}. The training goes on")
+        except OSError as error:
+            self.log.warning(f"cannot write the scores of iteration {self.run.iteration}: {why_refused(error)}; the training goes on")
 
     def _write_log(self, learning_rate: float) -> None:
         run, images = self.run, (self.run.iteration - self._logged) * self.samples
@@ -181,11 +221,11 @@ class Housekeeping:
             return
         run, iteration = self.run, self.run.iteration
         scores, failed = self._score()
-        self.history.add(iteration, scores, failed, write=self.world.is_main)
+        self.history.add(iteration, scores, failed)
+        self._keep(self.history.write)
         if scores:
             self.log.scalars("val", iteration, self.schedule.total_iter, scores)
-        if self.world.is_main:
-            save_metrics(run, self.folder, scores)
+        self._keep(lambda: save_metrics(run, self.folder, scores))
         if self.best is None:
             return
         if self.best not in scores:
@@ -193,5 +233,5 @@ class Housekeeping:
             return
         judge = next(metric for metric in self.validation.metrics if metric.name == self.best.partition("/")[2])
         if self.history.is_best(iteration, self.best, judge) and self.world.is_main:
-            save_best(run, self.folder, scores, self.best)
             self.log.info(f"the best so far by {self.best}: {scores[self.best]:.6g}")
+            self._keep(lambda: save_best(run, self.folder, scores, self.best))

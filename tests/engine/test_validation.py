@@ -206,7 +206,8 @@ def test_the_best_is_the_first_of_the_best_also_after_a_restart(
     found, file = [], tmp_path / "validations.json"
     for iteration, value in zip((10, 20, 30, 40), values, strict=True):
         validations = ValidationHistory(file, until=iteration)
-        validations.add(iteration, {"set/score": value, "set/other": -value}, 0, write=True)
+        validations.add(iteration, {"set/score": value, "set/other": -value}, 0)
+        validations.write()
         if validations.is_best(iteration, "set/score", metric):
             found.append(iteration)
     assert found == best
@@ -218,17 +219,18 @@ def test_a_run_that_goes_back_forgets_what_came_later(tmp_path: Path) -> None:
     file = tmp_path / "validations.json"
     for iteration, value in ((10, 1.0), (20, 9.0)):
         validations = ValidationHistory(file, until=iteration)
-        validations.add(iteration, {"set/score": value}, 0, write=True)
+        validations.add(iteration, {"set/score": value}, 0)
+        validations.write()
     earlier = ValidationHistory(file, until=15)
     assert 10 in earlier and 20 not in earlier
-    earlier.add(20, {"set/score": 2.0}, 0, write=True)
+    earlier.add(20, {"set/score": 2.0}, 0)
     assert earlier.is_best(20, "set/score", HIGHER)
 
 
 def test_means_over_what_was_left_are_neither_the_best_nor_to_be_beaten(tmp_path: Path) -> None:
     validations = ValidationHistory(tmp_path / "none.json", until=0)
-    validations.add(1, {"set/score": 5.0}, 0, write=False)
-    validations.add(2, {"set/score": 99.0}, 1, write=False)
-    validations.add(3, {"set/score": 6.0}, 0, write=False)
+    validations.add(1, {"set/score": 5.0}, 0)
+    validations.add(2, {"set/score": 99.0}, 1)
+    validations.add(3, {"set/score": 6.0}, 0)
     assert [validations.is_best(n, "set/score", HIGHER) for n in (1, 2, 3)] == [True, False, True]
     assert not validations.is_best(3, "set/absent", HIGHER) and not (tmp_path / "none.json").exists()
