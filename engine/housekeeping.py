@@ -19,8 +19,8 @@ from engine.validation import Validation, ValidationHistory
 from models.lora import cast_inputs
 
 SAME_SIGNAL_S = 0.2
-PATIENCE = 3
-"""So many saves that were due fail in a row before the run ends."""
+PATIENCE, PATIENCE_S = 3, 600.0
+"""So many saves that were due have failed in a row, over so many seconds, when the run ends for it."""
 
 
 class StopRequest:
@@ -105,7 +105,7 @@ class Housekeeping:
             best: SET/METRIC that models/NAME_best is chosen by; None for no best.
         """
         self.run, self.world, self.folder, self.lock, self.log, self.validation = run, world, folder, lock, log, validation
-        self._refused = 0
+        self._refused, self._refused_since = 0, 0.0
         self.schedule, self.samples, self.keep_last, self.best = schedule, samples, keep_last, best
         self.stop, self.means = StopRequest(world.is_main), Means()
         self.health = DiscriminatorHealth(run.noising.low, run.noising.high, world.device) if run.noising is not None else None
@@ -155,25 +155,33 @@ class Housekeeping:
         return stopping
 
     def _save(self, last: bool) -> None:
-        """Saves, in which all processes agree. A disk that refuses is waited for: until PATIENCE saves were due, or the last one is.
+        """Saves; all processes agree on how it went. A disk that refuses is waited for, unless for long already or this is the last save.
 
         Raises:
-            WriteError: it still does.
-            ValueError: another training took the folder over.
+            ValueError: it still refuses, or another training took the folder over.
         """
+        run = self.run
+        refused = self._refused + self.schedule.save_due(run.iteration)
 
         def save() -> None:
             self.lock.confirm()
-            save_run(self.run, self.folder, self.keep_last)
+            try:
+                save_run(run, self.folder, self.keep_last)
+            except (WriteError, OSError) as error:
+                if last or refused >= PATIENCE and time.monotonic() - self._refused_since > PATIENCE_S:
+                    not_saved = f"Iteration {run.iteration} is not saved: the same command goes on from the last state"
+                    raise ValueError(f"{error}. {not_saved}") from error
+                raise WriteError(str(error)) from error
 
         try:
             by_main(save, self.world)
-        except (WriteError, OSError) as error:
-            self._refused += self.schedule.save_due(self.run.iteration)
-            if last or self._refused >= PATIENCE:
-                raise WriteError(f"{error}. Nothing more was saved: the same command goes on from the last state") from error
+        except WriteError as error:
             self.log.warning(f"{error}. The training goes on, and saves as soon as it can")
+            self._refused_since = self._refused_since if self._refused else time.monotonic()
+            self._refused = refused
         else:
+            if self._refused:
+                self.log.info(f"saved at last, at iteration {run.iteration}")
             self._refused = 0
 
     def _keep(self, write: Callable[[], object]) -> None:
