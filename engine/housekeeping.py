@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch.distributed import is_torchelastic_launched
+
 from data.whole_files import WriteError, why_refused
 from engine.distributed import World, any_rank, by_main, from_main
 from engine.folder_lock import FolderLock
@@ -18,7 +20,8 @@ from engine.run import Run, save_best, save_metrics, save_run
 from engine.validation import Validation, ValidationHistory
 from models.lora import cast_inputs
 
-SAME_SIGNAL_S = 0.2
+SAME_SIGNAL_S, HANDED_ON_S = 0.2, 3.0
+"""So long after the first Ctrl-C another one is the same delivered twice; the second number is torchrun's, which hands it on itself."""
 PATIENCE, PATIENCE_S = 3, 600.0
 """So many saves that were due have failed in a row, over so many seconds, when the run ends for it."""
 
@@ -34,6 +37,7 @@ class StopRequest:
         """speaks: whether this process tells the user."""
         self.asked = False
         self._speaks, self._owner, self._since = speaks, os.getpid(), 0.0
+        self._same_s = HANDED_ON_S if is_torchelastic_launched() else SAME_SIGNAL_S
 
     def __enter__(self) -> "StopRequest":
         self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -50,7 +54,7 @@ class StopRequest:
             self.asked, self._since = True, time.monotonic()
             if self._speaks:  # not through the log, which may be in the middle of a line
                 os.write(2, b"\nstopping: this iteration is finished and saved first; Ctrl-C again ends at once\n")
-        elif number == signal.SIGINT and time.monotonic() - self._since > SAME_SIGNAL_S:  # sooner it is the first one delivered twice
+        elif number == signal.SIGINT and time.monotonic() - self._since > self._same_s:  # sooner it is the first one delivered twice
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
