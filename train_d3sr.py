@@ -37,12 +37,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def report(error: BaseException) -> int:
     """Says what ended the training; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
+        say("stopped; the same command starts again, or goes on from the last state", error=True)
         return STOPPED
     if not isinstance(error, (ValueError, OSError)):
         say_traceback(error)
         return 1
     say(f"train_d3sr.py: {error}", error=True)
-    return 2
+    return getattr(error, "exit_status", 2)
 
 
 def main(argv: list[str] | None = None) -> int:

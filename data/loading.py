@@ -24,6 +24,8 @@ _SHARED_MEMORY = "/dev/shm"
 class LoaderProcessError(ValueError):
     """A loader process came to its end. The message says why, as far as that is known, and what to do."""
 
+    exit_status = 1  # of the program: seldom a mistake in the options
+
 
 def endless_batches(
     dataset: Dataset, batch_size: int, sampler: ShardedSampler, *, workers: int, device: torch.device, warn: Callable[[str], None]
@@ -108,7 +110,7 @@ def _cause_of_death(text: str) -> str | None:
     if "killed by signal: Killed" in text:
         return (
             "a loader process was killed (SIGKILL), most likely for want of memory; lower datasets.train.num_worker_per_gpu, or give the "
-            "machine, container or batch job more memory"
+            "machine, container or batch job more memory. The same command goes on from the last state"
         )
     return (
         f"a loader process came to an unexpected end ({text.strip()}); unless something above says why, set "

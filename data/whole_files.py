@@ -22,6 +22,18 @@ except ImportError:  # Windows, where a file that is open cannot be removed
 TEMPORARY, FORMER = ".tmp", ".former"
 _OURS = re.compile(r"\.[0-9a-f]{16}\.tmp")  # names that `whole_file` makes up
 _NO_FOLDERS = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # Windows and some network disks flush files only
+_FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+_PROBE = 2**20
+
+
+class WriteError(ValueError):
+    """The disk refuses, for now: it is full, say. What was there before is intact."""
+
+
+def why_refused(error: BaseException) -> str:
+    """What the system says of a write that failed, in a few words; a full disk is called one."""
+    said = getattr(error, "strerror", None) or str(error)
+    return f"the disk is full ({said})" if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in said else said
 
 
 @contextmanager
@@ -107,12 +119,12 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     A kill at any instant leaves either the whole folder or the former one.
 
     Raises:
-        ValueError: the disk is full or the folder cannot be written; what was there before is intact.
+        WriteError: the disk is full or the folder cannot be written; what was there before is intact.
     """
     temporary = folder.with_name(folder.name + TEMPORARY)
     try:
         put_back(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
+        _clear(temporary)
         temporary.mkdir(parents=True)
         write(temporary)
         for path in (*temporary.rglob("*"), temporary):
@@ -120,12 +132,21 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         _put_in_place(temporary, folder)
         _flush(folder.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # the last two: a full disk in the words of save_file and of torch.save
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(
+        reason = why_refused(error if isinstance(error, OSError) else _probed(temporary) or error)
+        raise WriteError(
             f"cannot write {folder}: {reason}. Free some space or choose another path; what was there before is intact"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone already if all went well
+
+
+def _probed(folder: Path) -> OSError | None:
+    """What the system says to a little more in a folder, where a library says of a full disk only that it lost its place in a file."""
+    try:
+        (folder / "probe").write_bytes(bytes(_PROBE))
+    except OSError as error:
+        return error
+    return None
 
 
 def refuse_leftovers(folder: Path) -> None:
@@ -138,7 +159,7 @@ def refuse_leftovers(folder: Path) -> None:
 def _put_in_place(temporary: Path, folder: Path) -> None:
     # Deleting the former folder in its place would take long enough for a kill to leave half of it.
     former = folder.with_name(folder.name + FORMER)
-    shutil.rmtree(former, ignore_errors=True)
+    _clear(former)
     if folder.exists():
         os.replace(folder, former)
     try:
@@ -150,10 +171,17 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
+def _clear(leftover: Path) -> None:
+    """Removes a folder, or a link, never what the link leads to."""
+    if leftover.is_symlink():
+        leftover.unlink()
+    shutil.rmtree(leftover, ignore_errors=True)
+
+
 def put_back(folder: Path) -> None:
     """Undoes what a kill between the two renames of `write_folder` left: the former folder, whole, but under its other name."""
     former = folder.with_name(folder.name + FORMER)
-    if former.exists() and not folder.exists():
+    if former.is_dir() and not former.is_symlink() and not folder.exists():
         os.replace(former, folder)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data.whole_files import FORMER, put_back, sha256_of, write_folder
 
-MANIFEST = "manifest.json"
+MANIFEST, VALUES = "manifest.json", "values.json"
 
 
 def save_state(
@@ -39,7 +39,7 @@ def save_state(
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, folder / f"{name}.safetensors")
         for name, state in optimizers.items():
             torch.save(state, folder / f"{name}.pt")
-        (folder / "values.json").write_text(json.dumps({"iteration": iteration, **values}, indent=2) + "\n", encoding="utf-8")
+        (folder / VALUES).write_text(json.dumps({"iteration": iteration, **values}, indent=2) + "\n", encoding="utf-8")
         sums = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 
@@ -54,26 +54,41 @@ def state_folders(root: Path) -> list[Path]:
 
 
 def newest_intact_state(root: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest state whose files are whole; each damaged one before it is named through `warn`."""
+    """The newest state whose files are whole, None where there is no state; each damaged one before it is named through `warn`.
+
+    Raises:
+        ValueError: there are states, and all are damaged. To start over among them would remove them one by one.
+    """
     for former in list(root.glob(f"*{FORMER}")):
         put_back(former.with_suffix(""))
+    damaged = []
     for folder in state_folders(root):
         damage = _damage(folder)
         if damage is None:
             return folder
         warn(f"{folder} is damaged ({damage}): passed over")
+        damaged.append(f"{folder.name} ({damage})")
+    if damaged:
+        raise ValueError(
+            f"{root}: no state to go on from, every one is damaged: {', '.join(damaged)}. Either put back a copy of one, or set "
+            "path.resume: false to start over in a new folder (this one is kept under another name), or use a new `name`"
+        )
     return None
 
 
 def _damage(folder: Path) -> str | None:
+    if not (folder / MANIFEST).is_file():
+        return f"{MANIFEST} is missing"
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: neither JSON nor, perhaps, text
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: neither JSON nor, perhaps, text
         return f"{MANIFEST}: {error}"
+    if not isinstance(sums, dict) or VALUES not in sums or any(Path(name).name != name for name in sums):
+        return f"{MANIFEST} is not a list of this folder's files"
     for name, expected in sums.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
         try:
+            if not (folder / name).is_file():
+                return f"{name} is missing"
             if sha256_of(folder / name) != expected:
                 return f"{name} is not what was written"
         except OSError as error:
@@ -100,7 +115,7 @@ def read_optimizer(folder: Path, name: str) -> dict:
 
 def read_values(folder: Path) -> dict[str, Any]:
     """The JSON part of a state, `iteration` in it."""
-    return json.loads((folder / "values.json").read_text(encoding="utf-8"))
+    return json.loads((folder / VALUES).read_text(encoding="utf-8"))
 
 
 def copy_tensors(into: dict[str, Tensor], source: dict[str, Tensor], what: str) -> None:

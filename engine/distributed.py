@@ -250,6 +250,24 @@ def gather(value: Any, world: World) -> list[Any]:
     return values
 
 
+def by_main(work: Callable[[], Any], world: World) -> Any:
+    """What the main process finds where it does something alone; None on the others. Its mistake or failure is that of every process.
+
+    Raises:
+        ValueError, OSError: those of `work`, on every process.
+    """
+    found = error = None
+    if world.is_main:
+        try:
+            found = work()
+        except (ValueError, OSError) as raised:
+            error = raised
+    error = from_main(error, world)
+    if error is not None:
+        raise error
+    return found
+
+
 def from_main(value: Any, world: World) -> Any:
     """The main process's value on every process."""
     if world.size == 1:

@@ -3,20 +3,27 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from engine.distributed import World, any_rank, from_main
+from torch.distributed import is_torchelastic_launched
+
+from data.whole_files import WriteError, why_refused
+from engine.distributed import World, any_rank, by_main, from_main
+from engine.folder_lock import FolderLock
 from engine.health import DiscriminatorHealth, check_ranks
 from engine.logs import Means, RunLog, Speed, peak_memory_gib
 from engine.run import Run, save_best, save_metrics, save_run
 from engine.validation import Validation, ValidationHistory
 from models.lora import cast_inputs
 
-SAME_SIGNAL_S = 0.2
+SAME_SIGNAL_S, HANDED_ON_S = 0.2, 3.0
+"""So long after the first Ctrl-C another one is the same delivered twice; the second number is torchrun's, which hands it on itself."""
+PATIENCE, PATIENCE_S = 3, 600.0
+"""So many saves that were due have failed in a row, over so many seconds, when the run ends for it."""
 
 
 class StopRequest:
@@ -30,6 +37,7 @@ class StopRequest:
         """speaks: whether this process tells the user."""
         self.asked = False
         self._speaks, self._owner, self._since = speaks, os.getpid(), 0.0
+        self._same_s = HANDED_ON_S if is_torchelastic_launched() else SAME_SIGNAL_S
 
     def __enter__(self) -> "StopRequest":
         self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -46,7 +54,7 @@ class StopRequest:
             self.asked, self._since = True, time.monotonic()
             if self._speaks:  # not through the log, which may be in the middle of a line
                 os.write(2, b"\nstopping: this iteration is finished and saved first; Ctrl-C again ends at once\n")
-        elif number == signal.SIGINT and time.monotonic() - self._since > SAME_SIGNAL_S:  # sooner it is the first one delivered twice
+        elif number == signal.SIGINT and time.monotonic() - self._since > self._same_s:  # sooner it is the first one delivered twice
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
@@ -85,6 +93,7 @@ class Housekeeping:
         run: Run,
         world: World,
         folder: Path,
+        lock: FolderLock | None,
         log: RunLog,
         validation: Validation,
         schedule: Schedule,
@@ -94,11 +103,13 @@ class Housekeeping:
     ) -> None:
         """
         Args:
+            lock: of the folder, on the main process.
             samples: how many an iteration takes, over all processes.
             keep_last: how many states and releases stay on disk.
             best: SET/METRIC that models/NAME_best is chosen by; None for no best.
         """
-        self.run, self.world, self.folder, self.log, self.validation = run, world, folder, log, validation
+        self.run, self.world, self.folder, self.lock, self.log, self.validation = run, world, folder, lock, log, validation
+        self._refused, self._refused_since = 0, 0.0
         self.schedule, self.samples, self.keep_last, self.best = schedule, samples, keep_last, best
         self.stop, self.means = StopRequest(world.is_main), Means()
         self.health = DiscriminatorHealth(run.noising.low, run.noising.high, world.device) if run.noising is not None else None
@@ -126,7 +137,8 @@ class Housekeeping:
         """What is due after an iteration. Returns True where the run ends here because it was asked to; its state is saved then.
 
         Saved first, then validated: whatever a validation does to the process, it costs no training. Asked in its last iteration, the run
-        ends as it would have. A validation that was due is made up for when the run goes on.
+        ends as it would have. A validation that was due is made up for when the run goes on. A save that failed is tried again with every
+        log line.
         """
         iteration, schedule = self.run.iteration, self.schedule
         if schedule.check_freq and iteration % schedule.check_freq == 0:
@@ -134,8 +146,8 @@ class Housekeeping:
         if schedule.due(iteration, schedule.print_freq):
             self._write_log(learning_rate)
         stopping = any_rank(self.stop.asked, self.world) and iteration < schedule.total_iter
-        if (schedule.save_due(iteration) or stopping) and self.world.is_main:
-            save_run(self.run, self.folder, self.keep_last)
+        if schedule.save_due(iteration) or stopping or self._refused and schedule.due(iteration, schedule.print_freq):
+            self._save(last=stopping or iteration == schedule.total_iter)
         if stopping:
             any_rank(False, self.world)  # torchrun ends all processes once the first of them is gone: not before this is saved
             state = self.folder / "training_states" / str(iteration)
@@ -145,6 +157,46 @@ class Housekeeping:
         elif schedule.early_due(iteration):
             self._validate_early()
         return stopping
+
+    def _save(self, last: bool) -> None:
+        """Saves; all processes agree on how it went. A disk that refuses is waited for, unless for long already or this is the last save.
+
+        Raises:
+            ValueError: it still refuses, or another training took the folder over.
+        """
+        run = self.run
+        refused = self._refused + self.schedule.save_due(run.iteration)
+
+        def save() -> None:
+            self.lock.confirm()
+            try:
+                save_run(run, self.folder, self.keep_last)
+            except (WriteError, OSError) as error:
+                if last or refused >= PATIENCE and time.monotonic() - self._refused_since > PATIENCE_S:
+                    not_saved = f"Iteration {run.iteration} is not saved: the same command goes on from the last state"
+                    raise ValueError(f"{error}. {not_saved}") from error
+                raise WriteError(str(error)) from error
+
+        try:
+            by_main(save, self.world)
+        except WriteError as error:
+            self.log.warning(f"{error}. The training goes on, and saves as soon as it can")
+            self._refused_since = self._refused_since if self._refused else time.monotonic()
+            self._refused = refused
+        else:
+            if self._refused:
+                self.log.info(f"saved at last, at iteration {run.iteration}")
+            self._refused = 0
+
+    def _keep(self, write: Callable[[], object]) -> None:
+        """Writes, on the main process, what a training can do without: a disk that refuses is only a warning."""
+        try:
+            if self.world.is_main:
+                write()
+        except WriteError as error:
+            self.log.warning(f"{error}. The training goes on")
+        except OSError as error:
+            self.log.warning(f"cannot write the scores of iteration {self.run.iteration}: {why_refused(error)}; the training goes on")
 
     def _write_log(self, learning_rate: float) -> None:
         run, images = self.run, (self.run.iteration - self._logged) * self.samples
@@ -181,11 +233,11 @@ class Housekeeping:
             return
         run, iteration = self.run, self.run.iteration
         scores, failed = self._score()
-        self.history.add(iteration, scores, failed, write=self.world.is_main)
+        self.history.add(iteration, scores, failed)
+        self._keep(self.history.write)
         if scores:
             self.log.scalars("val", iteration, self.schedule.total_iter, scores)
-        if self.world.is_main:
-            save_metrics(run, self.folder, scores)
+        self._keep(lambda: save_metrics(run, self.folder, scores))
         if self.best is None:
             return
         if self.best not in scores:
@@ -193,5 +245,5 @@ class Housekeeping:
             return
         judge = next(metric for metric in self.validation.metrics if metric.name == self.best.partition("/")[2])
         if self.history.is_best(iteration, self.best, judge) and self.world.is_main:
-            save_best(run, self.folder, scores, self.best)
             self.log.info(f"the best so far by {self.best}: {scores[self.best]:.6g}")
+            self._keep(lambda: save_best(run, self.folder, scores, self.best))

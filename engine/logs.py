@@ -5,9 +5,11 @@ Only the main process writes; the others just warn.
 
 import logging
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import torch
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data.console import say, shown
+from data.whole_files import why_refused, write_text
 from engine.distributed import World, mean_over_ranks
 from engine.driver import driver_version
 from engine.memory import GIB
@@ -23,6 +26,43 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None
+
+
+class Forgiving:
+    """A stream whose refusals (a full disk that the output is redirected to, a reader that is gone) lose text and end nothing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class LogFile(logging.FileHandler):
+    """The log. Where the disk refuses a line, the terminal says so, once; every later one is tried."""
+
+    refused = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.refused:
+            self.refused = True
+            logging.getLogger("d3sr").warning(f"cannot write {self.baseFilename}: {why_refused(error)}; the training goes on")
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class BarHandler(logging.StreamHandler):
@@ -50,7 +90,7 @@ def open_log(file: Path | None) -> logging.Logger:
     handlers: list[logging.Handler] = [BarHandler()]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(LogFile(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
@@ -141,19 +181,40 @@ class RunLog:
         self.info, self.warning = self._logger.info, self._logger.warning
         self._writer: Any = None
         if world.is_main and tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter  # late: it is slow, and off in small runs
-
-            self._writer = SummaryWriter(str(tensorboard))
+            self._open_tensorboard(tensorboard)
 
     def write_options(self, text: str) -> None:
         """Keeps the resolved options beside the log."""
         if self.is_main:
-            (self.folder / "options.yml").write_text(text, encoding="utf-8")
+            try:
+                write_text(self.folder / "options.yml", text)
+            except OSError as error:
+                self.warning(f"cannot write {self.folder / 'options.yml'}: {why_refused(error)}; the training goes on")
 
     def scalars(self, kind: str, iteration: int, total: int, values: dict[str, float]) -> None:
         """One log line, and one TensorBoard point per value under `kind`/name."""
         self.info(f"{kind}  {log_line(iteration, total, values)}")
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             for name, value in values.items():
                 self._writer.add_scalar(f"{kind}/{name}", value, iteration)
             self._writer.flush()
+        except OSError as error:
+            self._writer = None
+            self.warning(f"TensorBoard gets no more points: {why_refused(error)}; the training goes on")
+
+    def _open_tensorboard(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # late: it is slow, and off in small runs
+
+        threading.excepthook = _without_tensorboards
+        try:
+            self._writer = SummaryWriter(str(folder))
+        except OSError as error:
+            self.warning(f"TensorBoard cannot write {folder}: {why_refused(error)}; the training goes on")
+
+
+def _without_tensorboards(thread: threading.ExceptHookArgs) -> None:
+    """Prints what ended a thread, except TensorBoard's writer that a disk refused: the training's own thread is told, and says it."""
+    if not (type(thread.thread).__name__ == "_AsyncWriterThread" and isinstance(thread.exc_value, OSError)):
+        threading.__excepthook__(thread)

@@ -1,7 +1,9 @@
 """A training from its options to its end (Sec. 3.4): the loop of both players, and what it is made of."""
 
 import dataclasses
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +16,11 @@ from data.loading import endless_batches
 from data.paired import PairedCrops, PairedFolder
 from data.sampler import ShardedSampler
 from engine.checkpoint import archive, newest_intact_state
-from engine.distributed import World, dtype_of, from_main, mean_of, parallel
+from engine.distributed import World, by_main, dtype_of, from_main, mean_of, parallel
+from engine.folder_lock import LOCK, FolderLock
 from engine.health import DiscriminatorHealth
 from engine.housekeeping import Housekeeping, Schedule
-from engine.logs import Means, RunLog, describe_machine
+from engine.logs import Forgiving, Means, RunLog, describe_machine
 from engine.needs import insist
 from engine.objectives import sample_seed
 from engine.optimization import learning_rate_factor, set_learning_rate
@@ -58,14 +61,34 @@ def build_validation(options: TrainOptions, world: World, folder: Path) -> Valid
     return Validation(sets, metrics, world, folder, options.val.tile, options.val.color_fix, options.val.save_img)
 
 
-def open_run_folder(options: TrainOptions, world: World) -> tuple[Path, RunLog]:
-    """The run's folder and its log; a former run of this name makes way where path.resume is false."""
+def claim(folder: Path, tensorboard: Path, resume: bool) -> tuple[FolderLock, list[str]]:
+    """The run's folder as this training's own, and what there is to be said of it; a former run of this name makes way unless `resume`.
+
+    Raises:
+        ValueError: another training writes there, or the disk refuses.
+    """
+    said: list[str] = []
+    if not resume and folder.exists():
+        with FolderLock(folder, said.append):
+            former = archive(folder)
+        (former / LOCK).unlink()
+        said.append(f"the former run of this name is now {former}")
+    lock = FolderLock(folder, said.append)
+    if not resume and (former := archive(tensorboard)):
+        said.append(f"the former run of this name is now {former}")
+    return lock, said
+
+
+def open_run_folder(options: TrainOptions, world: World, claims: ExitStack) -> tuple[Path, RunLog, FolderLock | None]:
+    """The run's folder, its log and, on the main process, its lock, which `claims` gives back. Errors as `claim`, on every process."""
     folder, tensorboard = Path(options.path.experiments_root) / options.name, Path(options.path.tb_root) / options.name
-    archived = [archive(former) for former in (folder, tensorboard)] if world.is_main and not options.path.resume else []
+    lock, said = by_main(lambda: claim(folder, tensorboard, options.path.resume), world) or (None, [])
+    if lock is not None:
+        claims.enter_context(lock)
     log = RunLog(folder, options.name, tensorboard if options.logger.use_tb_logger else None, world)
-    for former in filter(None, archived):
-        log.info(f"the former run of this name is now {former}")
-    return folder, log
+    for line in said:
+        log.info(line)
+    return folder, log, lock
 
 
 def build_steps(run: Run, options: TrainOptions, world: World, means: Means, health: DiscriminatorHealth | None) -> Steps:
@@ -106,12 +129,15 @@ class Prepared(NamedTuple):
     log: RunLog
 
 
-def prepare(options: TrainOptions, world: World) -> Prepared:
-    """Everything that happens once: pictures are looked at before anything heavy is loaded, then come players, losses and batches."""
+def prepare(options: TrainOptions, world: World, claims: ExitStack) -> Prepared:
+    """Everything that happens once: pictures are looked at before anything heavy is loaded, then come players, losses and batches.
+
+    claims: what is given back when the training ends, however it does.
+    """
     asked, options = options, insist(options, world)
     t, d, logger = options.train, options.datasets.train, options.logger
     set_backends(t)
-    folder, log = open_run_folder(options, world)
+    folder, log, lock = open_run_folder(options, world, claims)
     for line in describe_machine(world, per_process=d.batch_size_per_gpu, accumulate=t.accumulate):
         log.info(line)
     dataset = from_main(build_dataset(options) if world.is_main else None, world)
@@ -122,7 +148,7 @@ def prepare(options: TrainOptions, world: World) -> Prepared:
             log.info(f"val.{name}: {pairs.report()}")
 
     run = build_run(options, world)
-    state = from_main(newest_intact_state(folder / "training_states", log.warning) if world.is_main else None, world)
+    state = from_main(by_main(lambda: newest_intact_state(folder / "training_states", log.warning), world), world)
     if state is not None:
         resume_run(run, state)
         log.info(f"resuming {state}")
@@ -132,7 +158,7 @@ def prepare(options: TrainOptions, world: World) -> Prepared:
         check_freq=t.check_ranks, first_save=logger.first_checkpoint, early=options.val.early, early_pictures=options.val.early_pictures,
     )  # fmt: skip
     samples = d.batch_size_per_gpu * world.size * t.accumulate
-    keeper = Housekeeping(run, world, folder, log, validation, schedule, samples, logger.keep_last, options.val.best)
+    keeper = Housekeeping(run, world, folder, lock, log, validation, schedule, samples, logger.keep_last, options.val.best)
     describe_players(run, options, world, log)
     steps = build_steps(run, options, world, keeper.means, keeper.health)
     keeper.begin()
@@ -144,7 +170,13 @@ def prepare(options: TrainOptions, world: World) -> Prepared:
 
 def train(options: TrainOptions, world: World) -> bool:
     """The training of Sec. 3.4. Returns False where a signal ended it early."""
-    run, steps, keeper, loader, log = prepare(options, world)
+    with redirect_stderr(Forgiving(sys.stderr)), ExitStack() as claims:
+        return iterate(prepare(options, world, claims), options, world)
+
+
+def iterate(prepared: Prepared, options: TrainOptions, world: World) -> bool:
+    """The loop of both players. Returns False where a signal ended it early."""
+    run, steps, keeper, loader, log = prepared
     t, learning_rates = options.train, {"g": options.train.optim_g.lr, "d": options.train.optim_d.lr}
     bar = tqdm(total=t.total_iter, initial=run.iteration, disable=not world.is_main, desc=options.name, dynamic_ncols=True)
     stopped = False

@@ -84,13 +84,22 @@ class Run:
 
 
 def save_run(run: Run, folder: Path, keep_last: int) -> None:
-    """Writes models/NAME_ITER (and NAME_ITER_ema) for people, and training_states/ITER to resume from."""
-    for release, ema in _releases(run, folder):
-        with run.averaged() if ema else nullcontext():
-            save_release(release, run.generator, {**_facts(run), "ema": ema, "metrics": {}})
-    for suffix in ("", "_ema"):
-        prune(released(folder / "models", run.name, suffix, run.iteration), keep_last)
+    """Writes models/NAME_ITER (and NAME_ITER_ema) for people, and training_states/ITER to resume from.
 
+    Raises:
+        WriteError: the disk refuses one of them; the other may be there, and of the former ones all are.
+    """
+    try:
+        for release, ema in _releases(run, folder):
+            with run.averaged() if ema else nullcontext():
+                save_release(release, run.generator, {**_facts(run), "ema": ema, "metrics": {}})
+        for suffix in ("", "_ema"):
+            prune(released(folder / "models", run.name, suffix, run.iteration), keep_last)
+    finally:  # the state is worth more
+        _save_state(run, folder, keep_last)
+
+
+def _save_state(run: Run, folder: Path, keep_last: int) -> None:
     tensors = {"generator": run.generator.trainable()}
     if run.discriminator is not None:
         tensors["discriminator"] = run.discriminator.trainable()

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from data.image_io import to_uint8, write_image
-from data.whole_files import write_text
+from data.loading import LoaderProcessError
+from data.whole_files import why_refused, write_text
 from engine.distributed import World, gather
 from engine.failures import first_line
 from models.generator import Generator
@@ -25,11 +26,15 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Validated:
-    """A set's mean scores of our pictures, its first pictures, (name, {label: uint8 (H, W, 3)}), and what kept others from it."""
+    """A set's mean scores of our pictures, its first pictures, (name, {label: uint8 (H, W, 3)}), and what kept others from it.
+
+    not_kept: why restored pictures were scored, but not written.
+    """
 
     means: dict[str, float]
     pictures: list[tuple[str, dict[str, np.ndarray]]]
     failures: list[str]
+    not_kept: list[str]
 
 
 @dataclass(frozen=True)
@@ -69,31 +74,43 @@ class Validation:
     ) -> Validated:
         """Restores, keeps and scores the pictures of one set; see `score`.
 
-        A picture that cannot be read, restored or kept (for lack of memory, say) is left out and reported: hours of training do not depend
-        on it.
+        A picture that cannot be read or restored (for lack of memory, say) is left out and reported: hours of training do not depend on it.
+        One that the disk refuses to keep is scored.
         """
         dataset, world = self.sets[name], self.world
         rows: list[ImageScores] = []
         shown: list[tuple[str, dict[str, np.ndarray]]] = []
         failures: list[str] = []
+        not_kept: list[str] = []
         for index in range(world.rank, len(dataset) if first is None else min(first, len(dataset)), world.size):
             try:
                 item = dataset[index]
                 pictures = self._restore(generator, item)
                 image = item["name"]
                 if self.save_img:
-                    write_image(self.folder / name / image / f"{Path(image).name}_{iteration}.png", pictures[OURS])
+                    not_kept += self._keep(self.folder / name / image / f"{Path(image).name}_{iteration}.png", pictures[OURS])
                 usable = [metric for metric in self.metrics if HR in pictures or not metric.needs_hr]
                 rows.append(score_image(image, {label: p for label, p in pictures.items() if label != BICUBIC}, usable, warn))
                 if len(shown) < SHEET_ROWS:
                     shown.append((image, pictures))
+            except LoaderProcessError:  # the training's, which may be told of it here
+                raise
             except (RuntimeError, ValueError, OSError) as error:  # the first: no memory, among others
                 failures.append(f"picture {index + 1}: {first_line(error)}")
                 if world.device.type == "cuda":
                     torch.cuda.empty_cache()
         everyone = [row for part in gather(rows, world) for row in part]
         means = {metric: value for metric, value in mean_scores(everyone).get(OURS, {}).items() if value is not None}
-        return Validated(means, shown, [failure for part in gather(failures, world) for failure in part])
+        of_all = [[line for part in gather(lines, world) for line in part] for lines in (failures, not_kept)]
+        return Validated(means, shown, *of_all)
+
+    def _keep(self, file: Path, picture: np.ndarray) -> list[str]:
+        """Writes a picture, uint8 (H, W, 3). Returns why not, where the disk refuses."""
+        try:
+            write_image(file, picture)
+        except OSError as error:
+            return [f"cannot write {file}: {why_refused(error)}"]
+        return []
 
     def _restore(self, generator: Generator, item: dict[str, Any]) -> dict[str, np.ndarray]:
         """Bicubic, ours and, where it is known, HR: uint8 (H, W, 3)."""
@@ -107,13 +124,13 @@ class Validation:
             named = "; ".join(result.failures[:NAMED]) + (f"; and {more} more" if more > 0 else "")
             advice = "; val.tile needs less memory" if any("memory" in failure for failure in result.failures) else ""
             warn(f"validation of {name} at iteration {iteration}: {len(result.failures)} picture(s) left out ({named}){advice}")
+        not_kept = result.not_kept
         if result.pictures:
             rows = [list(pictures.values()) for _, pictures in result.pictures]
             sheet = picture_sheet(rows, list(result.pictures[0][1]), [image for image, _ in result.pictures])
-            try:
-                write_image(self.folder / f"{name}_{iteration}.png", sheet)
-            except OSError as error:
-                warn(f"the sheet of {name} at iteration {iteration} could not be written: {error}")
+            not_kept = [*not_kept, *self._keep(self.folder / f"{name}_{iteration}.png", sheet)]
+        if not_kept:
+            warn(f"validation of {name} at iteration {iteration}: {len(not_kept)} picture(s) not kept, first: {not_kept[0]}")
 
 
 class ValidationHistory:
@@ -125,7 +142,7 @@ class ValidationHistory:
     """
 
     def __init__(self, file: Path, until: int) -> None:
-        """file: written by `add`; read now if it is there."""
+        """file: written by `write`; read now if it is there."""
         self.file = file
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         self._of = {int(number): one for number, one in found.items() if int(number) <= until}
@@ -133,11 +150,13 @@ class ValidationHistory:
     def __contains__(self, iteration: int) -> bool:
         return iteration in self._of
 
-    def add(self, iteration: int, scores: dict[str, float], failed: int, write: bool) -> None:
-        """failed: pictures that could not be restored or scored, so that the means are those of the others. write: to the file, too."""
+    def add(self, iteration: int, scores: dict[str, float], failed: int) -> None:
+        """failed: pictures that could not be restored or scored, so that the means are those of the others."""
         self._of[iteration] = {"scores": scores, "failed": failed}
-        if write:
-            write_text(self.file, json.dumps({str(number): one for number, one in sorted(self._of.items())}, indent=2) + "\n")
+
+    def write(self) -> None:
+        """All of it to the file. Raises OSError when the disk refuses."""
+        write_text(self.file, json.dumps({str(number): one for number, one in sorted(self._of.items())}, indent=2) + "\n")
 
     def is_best(self, iteration: int, name: str, metric: Metric) -> bool:
         """Whether the scores of `iteration` are better by `name` ("SET/METRIC") than all before; never where a picture failed."""

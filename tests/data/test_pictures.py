@@ -223,11 +223,11 @@ def test_report_counts_all_and_names_the_first_few(tmp_path: Path, monkeypatch: 
     assert report.splitlines() == [
         "3 of 12 images usable",
         "  7 too small (a side under 17 px), left out:",
-        *[f"  {index}.png: {10 + index}x5000" for index in range(5)],
-        "  ... and 2 more",
+        *[f"    {index}.png: {10 + index}x5000" for index in range(5)],
+        "    ... and 2 more",
         "  2 unreadable, left out:",
-        "  10.png: the file is empty (0 bytes)",
-        "  11.png: the file is empty (0 bytes)",
+        "    10.png: the file is empty (0 bytes)",
+        "    11.png: the file is empty (0 bytes)",
     ]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from data.whole_files import WriteError
 from engine import checkpoint
 from engine.checkpoint import (
     archive,
@@ -122,7 +123,8 @@ def test_a_fault_anywhere_leaves_the_former_folder(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(os, "fsync", refuse)
     else:
         monkeypatch.setattr(os, "replace", fail_at_rename)
-    with pytest.raises(ValueError, match=f"cannot write {folder}: No space left on device. Free some space or choose another path"):
+    full = r"the disk is full \(No space left on device\). Free some space or choose another path"
+    with pytest.raises(ValueError, match=f"cannot write {folder}: {full}"):
         write_folder(folder, write)
     assert texts(tmp_path) == {"models/x/a.txt": "former", "models/x/b.txt": "former"}
     assert [path.name for path in folder.parent.iterdir()] == ["x"]
@@ -215,7 +217,61 @@ def test_without_a_state_there_is_none(tmp_path: Path) -> None:
     assert newest_intact_state(tmp_path / "absent", told.append) is None
     some_state(tmp_path, 1)
     truncate(tmp_path / "1/values.json")
-    assert newest_intact_state(tmp_path, told.append) is None and len(told) == 1
+    with pytest.raises(ValueError, match=f"{tmp_path}: no state to go on from, every one is damaged: 1 .values.json is not what"):
+        newest_intact_state(tmp_path, told.append)
+    assert len(told) == 1
+
+
+ODD_MANIFESTS = ["null", "[]", "7", '"text"', "{}", '{"../1/values.json": "0"}', '{"values.json": 3}', "[" * 100_000]
+ODD_MANIFESTS += [json.dumps({"x" * 5000: "", "values.json": ""})]
+
+
+@pytest.mark.parametrize("manifest", [*ODD_MANIFESTS, None], ids=range(len(ODD_MANIFESTS) + 1))
+def test_a_manifest_of_another_shape_is_a_damaged_state(tmp_path: Path, manifest: str | None) -> None:
+    """None: a pipe, which would be waited for for ever."""
+    for iteration in (1, 2):
+        some_state(tmp_path, iteration)
+    file = tmp_path / "2" / checkpoint.MANIFEST
+    file.unlink()
+    if manifest is None:
+        os.mkfifo(file)
+    else:
+        file.write_text(manifest)
+    told: list[str] = []
+    assert newest_intact_state(tmp_path, told.append) == tmp_path / "1" and len(told) == 1
+
+
+def test_a_manifest_that_names_other_places_is_not_followed(tmp_path: Path) -> None:
+    some_state(tmp_path, 1)
+    sums = json.loads((tmp_path / "1/manifest.json").read_text())
+    (tmp_path / "elsewhere").write_text("x")
+    (tmp_path / "1/manifest.json").write_text(json.dumps(sums | {"../elsewhere": hashlib.sha256(b"x").hexdigest()}))
+    with pytest.raises(ValueError, match="is not a list of this folder's files"):
+        newest_intact_state(tmp_path, lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["7.tmp", "7.former"])
+def test_a_link_under_a_temporary_name_is_not_followed(tmp_path: Path, name: str) -> None:
+    some_state(tmp_path / "states", 7)
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/precious.txt").write_text("precious")
+    (tmp_path / "states" / name).symlink_to(tmp_path / "victim")
+    some_state(tmp_path / "states", 7)
+    assert texts(tmp_path / "victim") == {"precious.txt": "precious"}
+    assert newest_intact_state(tmp_path / "states", pytest.fail) == tmp_path / "states/7"
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["7"]
+
+
+def test_a_full_disk_is_called_one_whatever_a_library_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: Path) -> None:
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 24800192 vs 24800086")
+
+    with pytest.raises(WriteError, match=r"cannot write .*: the disk is full \(No space left on device\). Free some space"):
+        write_folder(tmp_path / "x", write)
+    monkeypatch.undo()
+    with pytest.raises(WriteError, match="cannot write .*: no such kind of tensor. Free some space"):
+        write_folder(tmp_path / "x", lambda _: (_ for _ in ()).throw(RuntimeError("no such kind of tensor")))
 
 
 def test_the_newest_states_are_kept_by_number(tmp_path: Path) -> None:

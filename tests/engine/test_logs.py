@@ -1,7 +1,12 @@
 """Running means, log lines, the log file and TensorBoard; a process that is not the main one only warns."""
 
+import errno
+import io
 import math
+import os
 import re
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +14,7 @@ import pytest
 import torch
 
 from engine.distributed import World
-from engine.logs import Means, RunLog, Speed, describe_machine, log_line, peak_memory_gib
+from engine.logs import Forgiving, Means, RunLog, Speed, _without_tensorboards, describe_machine, log_line, peak_memory_gib
 from tests.engine.test_distributed import in_processes
 
 CPU = torch.device("cpu")
@@ -136,3 +141,61 @@ def test_the_machine_is_described_on_four_gpus(monkeypatch: pytest.MonkeyPatch) 
         f"torch {torch.__version__}, CUDA 12.6, cuDNN 91002, NVIDIA driver 550.54.14",
         "batch 16 = 4 a process x 4 processes x 1 accumulated",
     ]
+
+
+class FullDisk(io.StringIO):
+    """A file on a full disk: as soon as it is to be flushed."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_under_the_log_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RunLog(tmp_path / "run", "run", None, MAIN)
+    handler = log._logger.handlers[1]
+    file = handler.setStream(FullDisk())
+    for number in range(3):
+        log.info(f"line {number}")
+    monkeypatch.setattr("engine.logs.write_text", lambda *_: FullDisk().flush())
+    log.write_options("name: x\n")
+    lines = [line[20:] for line in capsys.readouterr().err.splitlines()]
+    said = f"WARNING: cannot write {tmp_path / 'run/train_run.log'}: the disk is full (No space left on device); the training goes on"
+    assert sorted(lines[:2]) == ["INFO: line 0", said] and lines[2:4] == ["INFO: line 1", "INFO: line 2"] and len(lines) == 5
+    assert lines[4] == said.replace("train_run.log", "options.yml")
+    handler.stream = file
+    log.info("there is room again")
+    assert (tmp_path / "run/train_run.log").read_text().endswith("INFO: there is room again\n")
+
+
+@pytest.mark.parametrize("where", ["start", "write"])
+def test_a_full_disk_under_tensorboard_is_said_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The writer's own thread meets it, whose traceback nobody sees."""
+    from tensorboard.summary.writer import record_writer
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    if where == "start":
+        monkeypatch.setattr(record_writer.RecordWriter, "write", refuse)
+    log = RunLog(tmp_path / "run", "run", tmp_path / "tb", MAIN)
+    monkeypatch.setattr(record_writer.RecordWriter, "write", refuse)
+    for iteration in (1, 2, 3):
+        log.scalars("train", iteration, 3, {"mse": 0.5, "loss": 1.0})
+        time.sleep(0.1)
+    error = capfd.readouterr().err
+    assert error.count("WARNING") == error.count("the disk is full (No space left on device); the training goes on") == 1
+    assert error.count("INFO: train") == 3 and "Traceback" not in error
+
+
+def test_another_threads_failure_is_still_shown(capfd: pytest.CaptureFixture) -> None:
+    error = OSError("a fault")
+    _without_tensorboards(threading.ExceptHookArgs((OSError, error, None, threading.current_thread())))
+    assert "OSError: a fault" in capfd.readouterr().err
+
+
+def test_a_terminal_that_refuses_loses_text_only() -> None:
+    stream = Forgiving(FullDisk())
+    assert stream.write("text") == 4 and stream.flush() is None and stream.getvalue() == "text" and not stream.isatty()

@@ -186,7 +186,9 @@ def test_a_validation_of_sets_warns_of_what_failed_and_goes_on(
         assert failed == 2 and set(scores) == {"good/distance", "bad/distance"} and len(told) == 1
         assert told[0].startswith("validation of bad at iteration 7: 2 picture(s) left out (picture 2: sub/1.png") and "val.tile" in told[0]
     else:
-        assert failed == 5 and scores == {} and "No space left" in told[0] and "good" in told[0]
+        assert failed == 2 and set(scores) == {"good/distance", "bad/distance"}, "scored, though not kept"
+        assert len(told) == 3 and told[0].startswith("validation of good at iteration 7: 3 picture(s) not kept, first: cannot write ")
+        assert told[0].endswith("the disk is full (No space left on device)") and "left out" in told[1] and "not kept" in told[2]
 
 
 HIGHER, LOWER = (MeanDifference("score", lower_better=lower) for lower in (False, True))
@@ -206,7 +208,8 @@ def test_the_best_is_the_first_of_the_best_also_after_a_restart(
     found, file = [], tmp_path / "validations.json"
     for iteration, value in zip((10, 20, 30, 40), values, strict=True):
         validations = ValidationHistory(file, until=iteration)
-        validations.add(iteration, {"set/score": value, "set/other": -value}, 0, write=True)
+        validations.add(iteration, {"set/score": value, "set/other": -value}, 0)
+        validations.write()
         if validations.is_best(iteration, "set/score", metric):
             found.append(iteration)
     assert found == best
@@ -218,17 +221,18 @@ def test_a_run_that_goes_back_forgets_what_came_later(tmp_path: Path) -> None:
     file = tmp_path / "validations.json"
     for iteration, value in ((10, 1.0), (20, 9.0)):
         validations = ValidationHistory(file, until=iteration)
-        validations.add(iteration, {"set/score": value}, 0, write=True)
+        validations.add(iteration, {"set/score": value}, 0)
+        validations.write()
     earlier = ValidationHistory(file, until=15)
     assert 10 in earlier and 20 not in earlier
-    earlier.add(20, {"set/score": 2.0}, 0, write=True)
+    earlier.add(20, {"set/score": 2.0}, 0)
     assert earlier.is_best(20, "set/score", HIGHER)
 
 
 def test_means_over_what_was_left_are_neither_the_best_nor_to_be_beaten(tmp_path: Path) -> None:
     validations = ValidationHistory(tmp_path / "none.json", until=0)
-    validations.add(1, {"set/score": 5.0}, 0, write=False)
-    validations.add(2, {"set/score": 99.0}, 1, write=False)
-    validations.add(3, {"set/score": 6.0}, 0, write=False)
+    validations.add(1, {"set/score": 5.0}, 0)
+    validations.add(2, {"set/score": 99.0}, 1)
+    validations.add(3, {"set/score": 6.0}, 0)
     assert [validations.is_best(n, "set/score", HIGHER) for n in (1, 2, 3)] == [True, False, True]
     assert not validations.is_best(3, "set/absent", HIGHER) and not (tmp_path / "none.json").exists()

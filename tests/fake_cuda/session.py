@@ -147,7 +147,7 @@ def seen_in(case: str, options: TrainOptions, watch: Watch, attention: Counter[s
     run = build_run(options, world)
     pictures = Pictures(TILES if case in VALIDATED else ())
     schedule = Schedule(total_iter=1, print_freq=1, val_freq=1, save_freq=1, check_freq=0, early=(0,), early_pictures=1)
-    keeper = Housekeeping(run, world, Path("nowhere"), silent, pictures, schedule, 2, 1, None)
+    keeper = Housekeeping(run, world, Path("nowhere"), None, silent, pictures, schedule, 2, 1, None)
     steps = build_steps(run, options, world, keeper.means, keeper.health)
     keeper.begin()
     attention.clear()
