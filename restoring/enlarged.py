@@ -22,7 +22,7 @@ class Enlarged:
 
     def __init__(self, lr: Tensor, size: tuple[int, int], multiple: int = 1, before: int = 0, after: int = 0):
         self.lr = lr
-        self.rows, self.columns = (mirrored(side, before, after + -(before + side + after) % multiple) for side in size)
+        self.rows, self.columns = (framed(side, multiple, before, after) for side in size)
         self.size = size
         self.height, self.width = len(self.rows), len(self.columns)
 
@@ -32,6 +32,11 @@ class Enlarged:
         columns, first, last = _weights(self.columns[left:right], self.size[1], self.lr.shape[-1])
         source = self.lr[..., above:below, first:last]
         return (rows.to(source) @ (source @ columns.to(source).T)).clamp(-1.0, 1.0)
+
+
+def framed(size: int, multiple: int, before: int = BEFORE, after: int = AFTER) -> Tensor:
+    """`mirrored` with as many pixels after the axis as make it a multiple, `after` at least."""
+    return mirrored(size, before, after + -(before + size + after) % multiple)
 
 
 def mirrored(size: int, before: int, after: int) -> Tensor:

@@ -1,25 +1,18 @@
-"""What lets a network of whole multiples take pictures of any size: mirrored pixels at the bottom and the right, cut off the result."""
+"""What lets a network of whole multiples take pictures of any size: the mirrored frame that restoring gives it, cut off the result."""
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.onnx import ONNXProgram
 
 from models.generator import Generator
+from restoring.enlarged import AFTER, BEFORE, framed
 
 
 def restore_any_size(generator: Generator, lr_up: Tensor) -> Tensor:
     """`Generator.restore` of a picture (1, 3, H, W) of any size, as the file of `accept_any_size` computes it."""
     height, width = lr_up.shape[-2:]
-    rows, columns = (mirrored(side, generator.size_multiple) for side in (height, width))
-    return generator.restore(lr_up[..., rows, :][..., columns])[..., :height, :width]
-
-
-def mirrored(size: int, multiple: int) -> Tensor:
-    """For each position of the next multiple of `size`, the pixel shown there: as numpy's mode "reflect", the outermost is not repeated."""
-    period = max(1, 2 * (size - 1))
-    within = torch.arange(size + -size % multiple) % period
-    return torch.minimum(within, period - within)
+    rows, columns = (framed(side, generator.size_multiple) for side in (height, width))
+    return generator.restore(lr_up[..., rows, :][..., columns])[..., BEFORE : BEFORE + height, BEFORE : BEFORE + width]
 
 
 def accept_any_size(program: ONNXProgram, multiple: int) -> None:
@@ -35,20 +28,22 @@ def accept_any_size(program: ONNXProgram, multiple: int) -> None:
     def constant(*values: int, scalar: bool = False) -> ir.Value:
         return tape.op("Constant", [], {"value": ir.tensor(np.array(values[0] if scalar else values, np.int64))})
 
-    zero, one, two, step = (constant(value, scalar=True) for value in (0, 1, 2, multiple))
+    one, two, step, first, frame = (constant(value, scalar=True) for value in (1, 2, multiple, -BEFORE, BEFORE + AFTER))
     sides = [tape.op("Squeeze", [tape.op("Shape", [lr_up], {"start": axis, "end": axis + 1})]) for axis in (2, 3)]
     extended = lr_up
     for axis, side in zip((2, 3), sides, strict=True):
         last = tape.op("Sub", [side, one])
-        full = tape.op("Mul", [tape.op("Div", [tape.op("Add", [last, step]), step]), step])
+        steps = tape.op("Div", [tape.op("Add", [tape.op("Add", [last, frame]), step]), step])
+        end = tape.op("Add", [tape.op("Mul", [steps, step]), first])
         period = tape.op("Max", [one, tape.op("Mul", [two, last])])
-        within = tape.op("Mod", [tape.op("Range", [zero, full, one]), period])
+        within = tape.op("Mod", [tape.op("Range", [first, end, one]), period])
         pixels = tape.op("Min", [within, tape.op("Sub", [period, within])])
         extended = tape.op("Gather", [extended, pixels], {"axis": axis})
     before = len(tape.nodes)
     whole.replace_all_uses_with(extended)
-    size = tape.op("Shape", [lr_up], {"start": 2})
-    tape.op("Slice", [restored, constant(0, 0), size, constant(2, 3)], output=sr)
+    edge = constant(BEFORE, BEFORE)
+    end = tape.op("Add", [tape.op("Shape", [lr_up], {"start": 2}), edge])
+    tape.op("Slice", [restored, edge, end, constant(2, 3)], output=sr)
     nodes = list(tape.nodes)
     graph.insert_before(graph[0], nodes[:before])
     graph.extend(nodes[before:])

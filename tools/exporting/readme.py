@@ -90,9 +90,9 @@ python $name/restore_onnx.py photo.jpg restored.png
 restores 8 bit pictures of any size, in tiles; it needs `pip install onnxruntime numpy pillow` and is short enough to be read as an example.
 
 `model.onnx`, float32: input `lr_up` (1, 3, H, W) in [-1, 1], any H and W: the picture already enlarged x$scale (bicubic with a = -0.75, no
-antialiasing). Output `sr`, the same size, clamped to [-1, 1]. Inside, sides are mirrored up to multiples of $multiple and cut again. A
-picture is computed as a whole, so feed large ones in overlapping tiles. The file's metadata (`d3sr.scale`, `d3sr.size_multiple`) repeat
-these numbers.
+antialiasing). Output `sr`, the same size, clamped to [-1, 1]. Inside, the picture goes on as in a mirror on all sides, up to multiples
+of $multiple, and is cut again. It is computed as a whole, so feed large ones in overlapping tiles. The file's metadata (`d3sr.scale`,
+`d3sr.size_multiple`) repeat these numbers. What test_d3sr.py does afterwards, `color_fix`, is not in it.
 """)
 
 
