@@ -53,7 +53,7 @@ class Photo:
 
 
 def read_photo(path: str | Path, max_megapixels: float = 100) -> Photo:
-    """Read a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM, AVIF or HEIC file: see docs/restoring.md for a table. Safe in threads.
+    """Read a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM, AVIF or HEIC file: see docs/files.md for a table. Safe in threads.
 
     Grey stays grey, 16 bit stays 16 bit (32-bit and float grey become it), palettes become RGB, CMYK and LAB become sRGB.
 

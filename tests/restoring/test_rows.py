@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -107,6 +108,18 @@ def test_flat_and_smooth_pictures_have_no_strips_along_their_edges(tile):
     sr = generator.upscale(ramp, tile=tile).astype(float)
     for strip in (sr[:8], sr[-8:]):
         assert np.abs(strip.mean(0) - sr[100:-100].mean(0)).max() < 1.5
+
+
+def test_flat_colours_stay_what_they_are():
+    """The shipped model: no 8 x 8 pixels of flat pictures, no 16 x 16 of smooth ones, are a level from the input's."""
+    generator = load_generator(SHIPPED)
+    colours = [(0, 0, 0), (255, 255, 255), (240, 240, 240), (128, 128, 128), (192, 0, 128), (255, 0, 0), (255, 255, 0), (130, 170, 210)]
+    pictures = [(np.full((24, 32, 3), colour, np.uint8), 8) for colour in colours]
+    pictures.append((np.linspace(40, 200, 64).astype(np.uint8)[None, :, None].repeat(40, 0).repeat(3, 2), 16))
+    for lr, block in pictures:
+        sr, bicubic = generator.upscale(lr), cv2.resize(lr, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+        means = [cv2.resize(image.astype(float), None, fx=1 / block, fy=1 / block, interpolation=cv2.INTER_AREA) for image in (sr, bicubic)]
+        assert np.abs(means[0] - means[1]).max() < 1.0, lr[0, 0]
 
 
 def test_the_result_is_clamped():

@@ -322,7 +322,7 @@ def test_a_full_disk_is_one_line_and_the_whole_parts_stay(tmp_path: Path, monkey
 
 
 def test_noise_is_not_made_much_more_from_frame_to_frame(tmp_path: Path) -> None:
-    """What docs/restoring.md measures as flicker: of a still picture with noise, smooth as here, 1.2 times bicubic's."""
+    """What docs/video.md measures as flicker: of a still picture with noise, smooth as here, 1.2 times bicubic's."""
     noise = np.random.default_rng(0)
     frames = [(picture(0) + noise.normal(0, 2, (24, 32, 3))).round().astype(np.uint8) for _ in range(2)]
     generator = load_generator("weights/d3sr-tiny")
