@@ -14,6 +14,7 @@ Exit status: 0 all done; 1 some pictures failed, named at the end, the others ar
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,7 +38,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def report(error: BaseException) -> int:
     """Says what ended the program; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
-        say("stopped; every result that exists is whole, and the same command goes on from here", error=True)
+        if os.environ.get("RANK", "0") == "0":  # torchrun hands Ctrl-C to every process
+            say("stopped; every result that exists is whole, and the same command goes on from here", error=True)
         return STOPPED
     if not isinstance(error, (ValueError, OSError)):
         say_traceback(error)

@@ -7,6 +7,7 @@ Running the same command again resumes. Ctrl-C, or SIGTERM, finishes the iterati
 """
 
 import argparse
+import os
 import sys
 
 from data.console import prepare, say, say_traceback
@@ -37,7 +38,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def report(error: BaseException) -> int:
     """Says what ended the training; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
-        say("stopped; the same command starts again, or goes on from the last state", error=True)
+        if os.environ.get("RANK", "0") == "0":  # torchrun hands Ctrl-C to every process
+            say("stopped; the same command starts again, or goes on from the last state", error=True)
         return STOPPED
     if not isinstance(error, (ValueError, OSError)):
         say_traceback(error)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import test_d3sr
+import train_d3sr
 from tests.test_layers import ROOT, sources
 
 FILES = {path.relative_to(ROOT).as_posix(): path for _, path in sources(ROOT)}
@@ -92,3 +94,12 @@ def test_what_says_its_encoding_passes(code: str) -> None:
 
 def test_a_late_prepare_is_seen() -> None:
     assert prepares_first('def main():\n    """Docs."""\n    prepare()\n') and not prepares_first("def main():\n    x = 1\n    prepare()\n")
+
+
+@pytest.mark.parametrize("script", [test_d3sr, train_d3sr])
+@pytest.mark.parametrize(("rank", "lines"), [(None, 1), ("0", 1), ("1", 0)])
+def test_of_all_processes_that_ctrl_c_reaches_one_says_so(script, rank, lines, monkeypatch, capsys):
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert script.report(KeyboardInterrupt()) == 130
+    assert len(capsys.readouterr().err.splitlines()) == lines
