@@ -101,8 +101,9 @@ def nearest_folder(path: Path) -> Path:
 def require_writable(folder: Path) -> None:
     """Raises ValueError where no file could be created in a folder, or the folder not be created. Leaves nothing behind."""
     try:
-        with tempfile.TemporaryFile(dir=nearest_folder(folder)):
-            pass
+        descriptor, name = tempfile.mkstemp(dir=nearest_folder(folder))
+        os.close(descriptor)
+        os.unlink(name)
     except OSError as error:
         raise ValueError(f"{folder}: nothing can be written there ({error.strerror}); choose another folder") from error
 

@@ -138,14 +138,20 @@ def _hub_answers() -> bool:
 def _find_on_hub(source: str, names: tuple[str, ...], subfolder: str, revision: str | None, *, only_cached: bool) -> Path | str:
     """The file in the hub's cache, or why there is none."""
     reason = "no such file in the repository"
+    silence = f"no such folder here, and the hub cannot be reached ({_silence()}) and its cache has no copy"
     for name in names:
-        offline = {"local_files_only": True} if only_cached else {}
         try:
-            return Path(huggingface_hub.hf_hub_download(source, name, subfolder=subfolder, revision=revision, **offline))
+            if not only_cached:
+                return Path(huggingface_hub.hf_hub_download(source, name, subfolder=subfolder, revision=revision))
+            # By no function of the hub's that may ask: its client would ask for other things, too.
+            cached = huggingface_hub.try_to_load_from_cache(source, "/".join(filter(None, (subfolder, name))), revision=revision)
+            if isinstance(cached, str):
+                return Path(cached)
+            reason = silence
         except RepositoryNotFoundError:
             return "no such folder here and no such repository on the hub (or it is private)"
         except LocalEntryNotFoundError:
-            reason = f"no such folder here, and the hub cannot be reached ({_silence()}) and its cache has no copy"
+            reason = silence
             only_cached = True  # who was not there for one name is not asked for the next
         except EntryNotFoundError:
             continue

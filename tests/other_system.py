@@ -5,6 +5,7 @@ import builtins
 import errno
 import io
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -38,8 +39,10 @@ ABSENT = ("/proc", "/sys", "/dev/shm")
 def become() -> None:
     """From here on this process is on that system."""
     memory, cores, started = psutil.virtual_memory(), psutil.cpu_count(logical=False), psutil.Process().create_time()
+    disk = shutil.disk_usage("/")
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=2**28), create_time=lambda: started)
     psutil.virtual_memory = lambda: memory
+    shutil.disk_usage = lambda path: disk
     psutil.cpu_count = lambda logical=True: cores
     psutil.Process = lambda pid=None: process
     for name in MODULES:

@@ -136,6 +136,7 @@ def test_block_transform_is_fetched_from_the_hub_with_its_weights(tiny_base, mon
         return str(tiny_base / subfolder / name)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("models.pretrained_files._hub_answers", lambda: True)
     assert load_autoencoder("owner/name").model.std[0].item() == 2.0
     assert fetched == ["config.json", WEIGHTS]
 

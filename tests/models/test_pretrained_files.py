@@ -122,6 +122,7 @@ def test_the_second_name_is_asked_for_where_the_first_is_missing(monkeypatch, sd
         return str(sd_base / subfolder / "config.json")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("models.pretrained_files._hub_answers", lambda: True)
     assert find_file("owner/name", (SAFETENSORS, BIN), "unet", "v1") == sd_base / "unet" / "config.json"
     assert asked == [("owner/name", SAFETENSORS, "unet", "v1"), ("owner/name", BIN, "unet", "v1")]
 
@@ -288,11 +289,12 @@ def test_what_the_cache_holds_needs_no_answer(silent_hub, hub_cache, sd_base):
 def test_a_hub_that_falls_silent_is_not_asked_for_the_next_name(monkeypatch):
     asked = []
 
-    def download(source, name, subfolder, revision, local_files_only=False):
-        asked.append((name, local_files_only))
+    def download(source, name, subfolder, revision):
+        asked.append(name)
         raise errors.LocalEntryNotFoundError("gone")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("models.pretrained_files._hub_answers", lambda: True)
     with pytest.raises(ValueError, match="cannot be reached"):
         find_file("owner/name", (SAFETENSORS, BIN), "unet")
-    assert asked == [(SAFETENSORS, False), (BIN, True)]
+    assert asked == [SAFETENSORS]

@@ -73,7 +73,7 @@ def test_keys_that_others_rely_on(assignment: str) -> None:
 
 @pytest.mark.parametrize(
     "assignment",
-    ["tile=512", "color_fix=wavelet", "path.results_root=out", "datasets.test.a.dataroot_lq=x", "scale=2.5", "size.width=9"],
+    ["tile=512", "color_fix=adain", "path.results_root=out", "datasets.test.a.dataroot_lq=x", "scale=2.5", "size.width=9"],
 )
 def test_keys_of_a_test_that_others_rely_on(assignment: str) -> None:
     assert load("options/test.yml", assignment) != load("options/test.yml")
