@@ -86,8 +86,10 @@ def test_a_full_disk_and_what_is_in_the_way_is_found_before_computing(option_fil
     (tmp_path / "out/sub").touch()
     assert run(option_file, tmp_path / "in", tmp_path / "out") == 1
     assert "nothing can be written there" in capsys.readouterr().err
-    assert run(option_file, tmp_path / "in", tmp_path / "out2", f"output.suffix={'x' * 300}") == 1
-    assert "File name too long" in capsys.readouterr().err
+    for folder in ("out", "missing"):
+        assert run(option_file, tmp_path / "in/sub/a.png", tmp_path / folder, f"output.suffix={'x' * 300}") == 1
+        assert "File name too long" in capsys.readouterr().err
+    assert not (tmp_path / "missing").exists()
 
 
 def test_a_disk_that_tells_nothing_of_its_room_is_believed(option_file, tmp_path, monkeypatch):
