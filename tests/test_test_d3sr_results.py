@@ -183,6 +183,12 @@ def test_out_of_memory_advises_what_is_not_set_yet(tile, advised, not_advised):
     assert text.startswith("a.png: out of memory; ") and advised in text and not_advised not in text
 
 
+def test_a_disk_that_becomes_full_is_called_one():
+    assert reason(OSError(errno.ENOSPC, "No space left on device"), Path("a.png"), 0) == "a.png: the disk is full (No space left on device)"
+    denied = PermissionError(errno.EACCES, "Permission denied", ".1.tmp", None, "out/a.png")
+    assert reason(denied, Path("a.png"), 0) == "a.png: Permission denied: out/a.png"
+
+
 def scored(option_file: Path, folder: Path, name: str = "a") -> list[str]:
     """The arguments for one pair of pictures that are scored."""
     write_image(folder / f"lr/{name}.png", noise(12, 12))
