@@ -2,6 +2,7 @@
 
 import os
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,10 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> Listing:
     Raises: ValueError when a path does not exist, a list cannot be read, or nothing but failures or not even these are found.
     """
     found = Listing()
-    for path in [Path(paths)] if isinstance(paths, (str, Path)) else map(Path, paths):
+    for given in [paths] if isinstance(paths, (str, Path)) else paths:
+        path = Path(given)
+        if given == "":  # of a shell variable that is not set; as a path it would be the working directory
+            raise ValueError("an empty name; give an image, a folder of images or a .txt list")
         if os.path.isdir(path):
             part = _list_folder(path)
         elif not os.path.isfile(path):
@@ -110,10 +114,11 @@ def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
 def read_list(path: str | Path) -> Listing:
     """The files that a list names, one a line: `name` or BasicSR's meta-info `name (h,w,c)`; blank lines are skipped.
 
-    A line counts as it stands where a file of that name is there. Otherwise `# comments` and quotes around a name are dropped, and
-    backslashes are slashes. Relative names are below the list's folder, or below the folder above it when the first is found there only
-    (Real-ESRGAN's layout: DF2K/meta_info/list.txt names DF2K/HR/0001.png as HR/0001.png). Files are not checked here; reading them says
-    what is wrong. Lines that can be no name of a file (too long, or with a NUL) are failures.
+    The list is UTF-8, or UTF-16 with its mark (as PowerShell writes it). A line counts as it stands where a file of that name is there.
+    Otherwise `# comments` and quotes around a name are dropped, and backslashes are slashes. Relative names are below the list's folder,
+    or below the folder above it when the first is found there only (Real-ESRGAN's layout: DF2K/meta_info/list.txt names DF2K/HR/0001.png
+    as HR/0001.png). Files are not checked here; reading them says what is wrong. Lines that can be no name of a file (too long, or with a
+    NUL) are failures.
 
     Raises: ValueError when the list itself cannot be read, or holds pairs (see `read_pairs`).
     """
@@ -190,8 +195,10 @@ def _sort_in(entry: os.DirEntry[str], below: Path, found: Listing, images: list[
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number, the one name in it or the two of a pair) of each line of a list that holds something. Raises ValueError as `read_list`."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            encoding = "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+        lines = path.read_text(encoding=encoding).split("\n")
+    except (OSError, UnicodeError) as error:
         raise ValueError(f"{path}: not a readable list of image names in UTF-8 ({error})") from error
     for number, line in enumerate(lines, start=1):
         name = _LIST_SIZE.sub("", line.strip())

@@ -158,12 +158,9 @@ def read_picture(picture: Picture, box: Box) -> np.ndarray:
 def _bytes_of(picture: Picture) -> BytesIO | None:
     """The bytes of a picture in a shard, None where the picture is a file of its own, to be opened by its name.
 
-    Raises: ValueError when that is a pipe or a device, at which a loader would wait for ever, or the shard cannot be read, or they are too
-    many for a picture.
+    Raises: ValueError when the shard cannot be read, or they are too many for a picture.
     """
     if picture.num_bytes is None:
-        if not os.path.isfile(picture.file) and os.path.exists(picture.file):
-            raise ValueError(f"{picture.name}: not a regular file")
         return None
     if picture.num_bytes > LARGEST_FILE:
         raise ValueError(f"{picture.name}: {picture.num_bytes / 1e9:.1f} GB are too many for a picture")

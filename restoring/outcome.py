@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data.console import say
 from data.image_io import write_image
+from data.whole_files import why_refused
 from options.d3sr import TestOptions
 from restoring.inputs import named_size
 from restoring.jobs import OVERVIEW, JobSet
@@ -25,6 +26,9 @@ def warn(message: str) -> None:
 def reason(error: Exception, path: Path, tile: int | str) -> str:
     """What failed, in one line, and what to do about memory, by the `tile` that was set."""
     text = (str(error).strip() or type(error).__name__).removeprefix(f"{path}: ").partition("\n")[0]
+    if isinstance(error, OSError) and error.errno:
+        where = error.filename2 or error.filename
+        text = why_refused(error) + (f": {where}" if where else "")
     if is_out_of_memory(error):
         smaller = "set tile: auto" if tile == 0 else f"set tile: auto, or less than {tile}"
         advice = "the smallest tiles were tried; end other programs, or take a smaller scale" if tile == "auto" else smaller

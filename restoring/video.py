@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.listing import is_image_name
 from data.videos.clip import Clip, Frame, opened, read_clip, read_frames, to_array
 from data.videos.parts import FORMATS, PART, PartWriter, check_encoder, comment_of, join, tracks
 from data.whole_files import TEMPORARY, sha256_of, whole_file
@@ -243,7 +244,7 @@ def find_videos(
 
     Raises ValueError and OSError for what cannot be read or written as asked, before anything is computed.
     """
-    named = output.suffix.lower() in (*FORMATS, ".avi", ".m4v")
+    named = not output.is_dir() and (output.suffix.lower() in (*FORMATS, ".avi", ".m4v") or is_image_name(output.name))
     if named and not alone:
         raise ValueError(f"{output}: several inputs need a folder for their results; choose another -o")
     if named and output.suffix.lower() not in FORMATS:

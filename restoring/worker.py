@@ -1,7 +1,9 @@
 """What is done with one picture of a test: read, restore (or take the result that exists), compare and score, write."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -113,11 +115,13 @@ class Worker:
         return found == size
 
     def _require_place(self, path: Path, size: tuple[int, int]) -> None:
-        """Raises ValueError where a result of this (height, width) cannot be written."""
+        """Raises ValueError or OSError where a result of this (height, width) cannot be written."""
         output_format(path, *size)
         if path.is_dir():
             raise ValueError(f"{path}: a folder of that name is in the way of the result; rename it")
         require_writable(path.parent)
+        with suppress(FileNotFoundError):
+            os.stat(nearest_folder(path.parent) / path.name)  # OSError for a name too long; a folder that is missing takes any
 
     def restore(self, job: Job, loaded: Loaded) -> Finished:
         """The network's part, and the scores. ValueError where HR has another size: then nothing is scored, but the result is written."""

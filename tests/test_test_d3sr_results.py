@@ -86,8 +86,10 @@ def test_a_full_disk_and_what_is_in_the_way_is_found_before_computing(option_fil
     (tmp_path / "out/sub").touch()
     assert run(option_file, tmp_path / "in", tmp_path / "out") == 1
     assert "nothing can be written there" in capsys.readouterr().err
-    assert run(option_file, tmp_path / "in", tmp_path / "out2", f"output.suffix={'x' * 300}") == 1
-    assert "File name too long" in capsys.readouterr().err
+    for folder in ("out", "missing"):
+        assert run(option_file, tmp_path / "in/sub/a.png", tmp_path / folder, f"output.suffix={'x' * 300}") == 1
+        assert "File name too long" in capsys.readouterr().err
+    assert not (tmp_path / "missing").exists()
 
 
 def test_a_disk_that_tells_nothing_of_its_room_is_believed(option_file, tmp_path, monkeypatch):
@@ -179,6 +181,12 @@ def test_a_folder_named_like_a_picture_is_a_folder(option_file, tmp_path):
 def test_out_of_memory_advises_what_is_not_set_yet(tile, advised, not_advised):
     text = reason(torch.OutOfMemoryError("CUDA out of memory"), Path("a.png"), tile)
     assert text.startswith("a.png: out of memory; ") and advised in text and not_advised not in text
+
+
+def test_a_disk_that_becomes_full_is_called_one():
+    assert reason(OSError(errno.ENOSPC, "No space left on device"), Path("a.png"), 0) == "a.png: the disk is full (No space left on device)"
+    denied = PermissionError(errno.EACCES, "Permission denied", ".1.tmp", None, "out/a.png")
+    assert reason(denied, Path("a.png"), 0) == "a.png: Permission denied: out/a.png"
 
 
 def scored(option_file: Path, folder: Path, name: str = "a") -> list[str]:

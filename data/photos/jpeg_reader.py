@@ -25,7 +25,7 @@ def without_end(image: Image.Image) -> Image.Image | None:
     if image.format != "JPEG" or image.fp is None:
         return None
     image.fp.seek(0)
-    data = bounded_bytes(image.fp, image.width * image.height * 4)
+    data = bounded_bytes(image.fp, image.width * image.height * 4).removesuffix(_END[:1])  # half of a marker
     if not _has_all_scans(data):
         return None
     pictures = []

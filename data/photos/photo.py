@@ -14,6 +14,7 @@ from data.photos.heif import cicp_of, depth_note, read_deep_heic
 from data.photos.opening import open_image, pages_note
 from data.photos.photo_pixels import read_samples
 from data.photos.png_colors import profile_of
+from data.photos.png_reader import LONG_PROFILE
 from data.photos.png_writer import PROFILE_LIMIT, write_png
 from data.photos.tiff_reader import directories, eight_bit, upright
 from data.whole_files import whole_file
@@ -130,7 +131,7 @@ def _decode(image: Image.Image, path: str | Path) -> Photo:
     samples = read_deep_heic(path, image) if deep else read_samples(image, path, cmyk_profile)
     if image.mode in ("CMYK", "LAB"):
         profile = None
-    elif "icc_profile" in image.info and "colour profile" not in getattr(image, "passed_over", ()):
+    elif "icc_profile" in image.info and LONG_PROFILE not in getattr(image, "passed_over", ()):
         problem = profile_problem(profile, "L" if samples.pixels.shape[2] == 1 else "RGB")
     exif, turned = _exif_of(image, path), turn >= 5
     if form != "TIFF":  # samples of TIFFs are upright already
@@ -141,7 +142,7 @@ def _decode(image: Image.Image, path: str | Path) -> Photo:
     profile = None if problem else profile
     density = density_of(image, exif)
     notes = [pages_note(path), *samples.notes, f"{problem}: left out" if problem else ""]
-    notes += [f"its {what} is too long to be kept: left out" for what in sorted(getattr(image, "passed_over", ()))]
+    notes += [f"its {what}: left out" for what in sorted(getattr(image, "passed_over", ()))]
     notes += depth_note(path) if form == "AVIF" else ()
     return Photo(
         samples.pixels,

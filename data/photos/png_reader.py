@@ -1,7 +1,8 @@
 """PNG files as Pillow reads them, but with chunks of any size, with their colours, and with EXIF wherever it is kept.
 
 Pillow refuses a picture for a text or profile of more than 1 MiB. Its limits are globals, so they cannot be lifted for one file while
-other threads read; here the chunks are read by other rules, which hold for our files only.
+other threads read; here the chunks are read by other rules, which hold for our files only. Nor does a damaged chunk before the pixels
+lose the picture if it can be shown without, as in libpng.
 """
 
 import os
@@ -19,6 +20,9 @@ COLOUR_CHUNKS = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"sRGB": 1, b"gAMA": 4, b"
 CHUNK_LIMIT = 16 << 20
 """Bytes of a chunk that is no picture, or of a profile when it is unpacked. More is passed over."""
 
+LONG_PROFILE, _LONG_TEXT = "colour profile is too long to be kept", "text is too long to be kept"
+_ANCILLARY = 32
+"""The bit of a name's first letter that says that the picture can be shown without the chunk."""
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _RAW_PROFILES = ("Raw profile type exif", "Raw profile type APP1")
 _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
@@ -34,8 +38,10 @@ class _Stream(PngImagePlugin.PngStream):
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes | None:
         """Pillow's call of a chunk's method; None if the chunk was not read, and then the file stands behind its data."""
+        if not self.im_tile and cid[0] & _ANCILLARY and not self._is_whole(cid, pos, length):
+            return self._pass_over(f"chunk {cid.decode('ascii', 'replace')} is damaged", pos + length)
         if length > CHUNK_LIMIT and cid not in (b"IDAT", b"fdAT"):
-            self._pass_over("text" if cid in _TEXTS else "colour profile" if cid == b"iCCP" else "", pos + length)
+            self._pass_over(_LONG_TEXT if cid in _TEXTS else LONG_PROFILE if cid == b"iCCP" else "", pos + length)
             if cid == b"iCCP":
                 self.im_info["icc_profile"] = None
             return None
@@ -49,7 +55,7 @@ class _Stream(PngImagePlugin.PngStream):
         try:
             data = super().call(cid, pos, length)
         except ValueError:  # longer than Pillow takes, when it is unpacked
-            return self._pass_over("text", pos + length)
+            return self._pass_over(_LONG_TEXT, pos + length)
         self._read_raw_profiles()
         return data
 
@@ -66,11 +72,20 @@ class _Stream(PngImagePlugin.PngStream):
         try:
             profile = unpack.decompress(rest[1:], CHUNK_LIMIT)
             if unpack.unconsumed_tail:
-                self.passed_over.add("colour profile")
+                self.passed_over.add(LONG_PROFILE)
         except zlib.error:
             profile = None
         self.im_info["icc_profile"] = None if unpack.unconsumed_tail else profile
         return data
+
+    def _is_whole(self, cid: bytes, pos: int, length: int) -> bool:
+        """Whether a chunk's checksum is right; long ones, and one that the file ends in, are not looked at."""
+        if length > CHUNK_LIMIT:
+            return True
+        self.fp.seek(pos)
+        data, checksum = self.fp.read(length), self.fp.read(4)
+        self.fp.seek(pos)
+        return len(checksum) < 4 or struct.unpack(">I", checksum)[0] == zlib.crc32(data, zlib.crc32(cid))
 
     def _pass_over(self, what: str, end: int) -> None:
         self.passed_over |= {what} - {""}
@@ -109,7 +124,7 @@ class PngFile(PngImagePlugin.PngImageFile):
 
     @property
     def passed_over(self) -> set[str]:
-        """What was too long to be read so far: text, colour profile."""
+        """What was too long or too damaged to be read so far, with the reason."""
         return self.chunks.passed_over
 
     def load_end(self) -> None:

@@ -123,8 +123,9 @@ def test_lines_of_lists_as_people_write_them(tmp_path: Path) -> None:
         "C:\\photos\\1.png": "C:/photos/1.png",
         "   ": None,
     }
-    (tmp_path / "l.txt").write_text("\r\n".join(lines))
-    assert names(read_list(tmp_path / "l.txt")) == [name for name in lines.values() if name]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):  # the last with its mark, as PowerShell 5 writes
+        (tmp_path / "l.txt").write_text("\r\n".join(lines), encoding=encoding)
+        assert names(read_list(tmp_path / "l.txt")) == [name for name in lines.values() if name]
 
 
 def test_lines_that_can_be_no_names_are_failures(tmp_path: Path) -> None:
@@ -180,6 +181,14 @@ def test_meta_info_lists(tmp_path: Path) -> None:
     for path in ("DF2K/meta.txt", "DF2K/meta_info/list.txt"):
         assert [file.path for file in read_list(tmp_path / path).files] == truth
     assert names(read_list(tmp_path / "DF2K" / "meta.txt")) == ["HR/0001 (a).png", "HR/0002.png"]
+
+
+def test_an_empty_name_is_not_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "1.png")
+    monkeypatch.chdir(tmp_path)
+    for paths in ("", ["1.png", ""]):
+        with pytest.raises(ValueError, match="an empty name"):
+            list_images(paths)
 
 
 def test_nothing_to_read_is_an_error_that_names_the_path(tmp_path: Path) -> None:

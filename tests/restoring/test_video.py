@@ -362,12 +362,17 @@ def test_names_of_results(tmp_path: Path) -> None:
     for arguments, problem in (
         ((clip, True), "would replace an input"),
         ((tmp_path / "out.avi", True), "videos are written as .mp4, .mov, .mkv, .webm"),
+        ((tmp_path / "out.png", True), "videos are written as .mp4, .mov, .mkv, .webm"),
         ((tmp_path / "out.mp4", False), "several inputs need a folder"),
+        ((tmp_path / "out.png", False), "several inputs need a folder"),
     ):
         with pytest.raises(ValueError, match=problem):
             video.find_videos([clip], arguments[0], alone=arguments[1], suffix="", max_megapixels=100, output_size=by_four)
     found = video.find_videos([clip, clip], tmp_path / "out", alone=False, suffix="_x4", max_megapixels=100, output_size=by_four)
     assert [item.output.name for item in found] == ["clip_x4.mp4", "clip_mp4_x4.mp4"]
+    (tmp_path / "folder.mp4").mkdir()
+    found = video.find_videos([clip], tmp_path / "folder.mp4", alone=True, suffix="", max_megapixels=100, output_size=by_four)
+    assert found[0].output == tmp_path / "folder.mp4/clip.mp4"
     with pytest.raises(ValueError, match="32x24 is above max_megapixels: 0.0001"):
         video.find_videos([clip], tmp_path / "out", alone=True, suffix="", max_megapixels=0.0001, output_size=by_four)
 

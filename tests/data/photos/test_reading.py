@@ -196,6 +196,22 @@ def test_many_texts_do_not_lose_the_picture(tmp_path: Path) -> None:
     assert np.array_equal(restored, RGB) and np.array_equal(trained, RGB)
 
 
+@pytest.mark.parametrize("name", ["tEXt", "gAMA", "pHYs", "iCCP", "eXIf", "tRNS", "prVt", "sRGB"])
+def test_a_damaged_chunk_that_is_not_needed_does_not_lose_the_picture(tmp_path: Path, name: str) -> None:
+    """Its checksum is wrong, so nothing of it counts (libpng's rule); chunks that are needed still do."""
+    damaged = chunk(name.encode(), b"\0\1\0\2\0\3")[:-1] + b"\0"
+    (tmp_path / "a.png").write_bytes(png(RGB, chunk(b"gAMA", struct.pack(">I", 100_000)) + damaged))
+    restored, trained = both(tmp_path / "a.png")
+    assert np.array_equal(restored, RGB) and np.array_equal(trained, RGB)
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.notes == (f"its chunk {name} is damaged: left out",) and photo.alpha is None
+    assert photo.colours == {b"gAMA": struct.pack(">I", 100_000)} and photo.icc_profile is None and photo.density is None
+    critical = bytearray(png(RGB))
+    critical[critical.index(b"IDAT") - 12 - 4] ^= 1  # in the header
+    (tmp_path / "a.png").write_bytes(critical)
+    assert "broken" in refusal(tmp_path / "a.png")
+
+
 def padded(profile: bytes, length: int) -> bytes:
     """A profile made longer by a tag of noise, which nobody looks at."""
     noise = np.random.default_rng(1).bytes(length - len(profile) - 12)
@@ -290,11 +306,12 @@ def test_a_jpeg_without_its_end_marker_is_read_with_a_note(tmp_path: Path, optio
     for array in (NOISE, NOISE[:, :, 0], RGB):
         data = encoded(array, "JPEG", quality=90, exif=exif(6), **options)
         (tmp_path / "whole.jpg").write_bytes(data)
-        (tmp_path / "a.jpg").write_bytes(data[:-2])
-        restored, trained = both(tmp_path / "a.jpg")
         photo = read_photo(tmp_path / "whole.jpg")
-        assert np.array_equal(restored, photo.pixels) and np.array_equal(trained, read_image(tmp_path / "whole.jpg"))
-        assert read_photo(tmp_path / "a.jpg").notes == ("its end marker is missing, its pixels are all there",)
+        for missing in (1, 2):
+            (tmp_path / "a.jpg").write_bytes(data[:-missing])
+            restored, trained = both(tmp_path / "a.jpg")
+            assert np.array_equal(restored, photo.pixels) and np.array_equal(trained, read_image(tmp_path / "whole.jpg"))
+            assert read_photo(tmp_path / "a.jpg").notes == ("its end marker is missing, its pixels are all there",)
         for missing in (4, 5, 8, 20, 200, len(data) // 2):
             (tmp_path / "a.jpg").write_bytes(data[:-missing])
             for reader in (read_photo, read_image):
