@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,7 +72,9 @@ class FolderLock:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             file = open(self.file, "x", encoding="utf-8")  # noqa: SIM115 (closed below)
-        except FileExistsError:
+        except FileExistsError as error:
+            if self.file.is_dir():
+                raise WriteError(f"cannot write {self.file}: a folder of that name is there; remove it") from error
             return False
         except OSError as error:
             raise WriteError(f"cannot write {self.file}: {why_refused(error)}") from error
@@ -85,11 +88,11 @@ class FolderLock:
 
     @staticmethod
     def _read(file: Path) -> dict[str, Any] | None:
-        """Whom a lock names: {} where it does not say (yet), None where there is none."""
+        """Whom a lock names: {} where it does not say (yet), None where there is none. Nothing but a file is opened: a pipe would hang."""
         try:
-            owner = json.loads(file.read_text(encoding="utf-8"))
+            owner = json.loads(file.read_text(encoding="utf-8")) if stat.S_ISREG(file.lstat().st_mode) else {}
         except FileNotFoundError:
-            return {} if file.is_symlink() else None
+            return None
         except (OSError, ValueError, RecursionError):
             return {}
         return owner if isinstance(owner, dict) else {}

@@ -17,6 +17,8 @@ _MOST_BYTES = 2**20
 _MOST_NODES = 100_000  # anchors of lists of anchors are a few lines that stand for billions of values
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _FLOAT_TAG = "tag:yaml.org,2002:float"
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", _FLOAT_TAG)
+_LONGEST_NUMBER = 100  # YAML's 1:30:00 is read in the square of its length
 # YAML 1.1 wants "5.0e-5"; YAML 1.2, JSON and everyone who writes a learning rate accept "5e-5" too.
 _EXPONENT_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
@@ -130,9 +132,15 @@ def _from_node(loader: _Loader, node: yaml.Node, location: Location) -> Any:
         return _from_mapping(loader, node, location)
     if isinstance(node, yaml.SequenceNode) and node.tag == loader.DEFAULT_SEQUENCE_TAG:
         return [_from_node(loader, item, location.item(index)) for index, item in enumerate(node.value)]
+    return _from_scalar(loader, node, location)
+
+
+def _from_scalar(loader: _Loader, node: yaml.Node, location: Location) -> Any:
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBER_TAGS and len(node.value) > _LONGEST_NUMBER:
+        raise location.error(f"expected a number of at most {_LONGEST_NUMBER} characters, got {len(node.value):,}")
     try:
-        return loader.construct_object(node, deep=True)  # scalars; for foreign tags this is where the safe loader refuses
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # !!int x, 2001-99-99, a number of 5000 digits
+        return loader.construct_object(node, deep=True)  # for foreign tags this is where the safe loader refuses
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # !!int x, 2001-99-99
         raise location.error(f"not a value that YAML knows: {str(error) or type(error).__name__}") from error
 
 
@@ -143,7 +151,9 @@ def _from_mapping(loader: _Loader, node: yaml.MappingNode, location: Location) -
         if key_node.tag == _MERGE_TAG:
             _inherit(inherited, _from_node(loader, value_node, location), Location(location.file, line, location.key))
             continue
-        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key_node, yaml.ScalarNode):  # and if only for the message: anchors in it may stand for gigabytes of text
+            raise Location(location.file, line, location.key).error("expected a text as key, got a list or a mapping")
+        key = _from_scalar(loader, key_node, Location(location.file, line, location.key))
         here = Location(location.file, line, location.child(str(key)).key)
         if not isinstance(key, str):
             raise here.error(f"expected a text as key, got {key!r}; put it in quotes")

@@ -142,6 +142,24 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_hangs_nobody_and_goes_when_it_is_old(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(ValueError, match=f"wait 3 minutes or remove {tmp_path / LOCK}$"):
+        FolderLock(tmp_path)
+    made_older(tmp_path / LOCK, STALE_S + 60)
+    with FolderLock(tmp_path):
+        assert (tmp_path / LOCK).is_file()
+
+
+def test_a_folder_in_the_locks_place_is_named_and_kept(tmp_path: Path) -> None:
+    (tmp_path / LOCK / "kept").mkdir(parents=True)
+    made_older(tmp_path / LOCK, STALE_S + 60)
+    with pytest.raises(WriteError, match=f"cannot write {tmp_path / LOCK}: a folder of that name is there; remove it"):
+        FolderLock(tmp_path)
+    assert (tmp_path / LOCK / "kept").is_dir()
+
+
 def test_a_full_disk_is_called_so_and_keeps_no_empty_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("json.dump", refuse)
     with pytest.raises(WriteError, match=rf"cannot write {tmp_path / LOCK}: the disk is full \(No space left on device\)"):

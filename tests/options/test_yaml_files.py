@@ -88,9 +88,20 @@ def test_as_many_values_as_anyone_writes_are_read(tmp_path: Path) -> None:
     assert len(read_options(path)["c"]) == 3_001
 
 
-@pytest.mark.parametrize("value", ["9" * 5000, "2001-99-99", "!!int x", "!!float x", "!!bool x", "!!timestamp x"])
+@pytest.mark.parametrize("value", ["2001-99-99", "!!int x", "!!float x", "!!bool x", "!!timestamp x"])
 def test_values_that_yaml_cannot_make_are_named(tmp_path: Path, value: str) -> None:
     assert refusal(tmp_path, f"a: {value}\n").startswith(f"{tmp_path / 'a.yml'}: a: not a value that YAML knows: ")
+
+
+@pytest.mark.parametrize("number", ["1" + ":1" * 200_000, "1" + ":1" * 400 + ".5", "0x" + "f" * 9000, "1" * 5000])
+def test_a_number_of_thousands_of_digits_is_not_read(tmp_path: Path, number: str) -> None:
+    assert "a: expected a number of at most 100 characters" in refusal(tmp_path, f"a: {number}\n")
+    assert ": expected a number of at most 100 characters" in refusal(tmp_path, f"? {number}\n: 1\n")
+
+
+def test_a_key_whose_anchors_multiply_is_not_written_into_a_message(tmp_path: Path) -> None:
+    lists = ["&a0 [x, x, x, x, x, x, x, x, x]", *(f"&a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]
+    assert "line 1" in (text := refusal(tmp_path, f"? [{', '.join(lists)}]\n: 1\n")) and "expected a text as key, got a list" in text
 
 
 def test_a_terabyte_is_not_read(tmp_path: Path) -> None:
