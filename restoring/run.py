@@ -38,8 +38,8 @@ def run(options: TestOptions, inputs: Sequence[str] | None, output: str | None, 
     with start(options.device, timeout=TIMEOUT, report=report) as world:
         videos, inputs = find_videos(options, inputs, output)
         test_sets = [] if videos and not inputs else find_pictures(options, inputs, output)
-        for test_set in test_sets:
-            require_writable(test_set.folder)
+        for folder in (*(test_set.folder for test_set in test_sets), *(video.output.parent for video in videos)):
+            require_writable(folder)
         options = replace(options, precision=chosen_precision(options.precision, world.device))
         set_threads(options, world)
         generator = load(options, world.device)

@@ -356,6 +356,15 @@ def test_videos_and_pictures_together(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "OUT").iterdir()) == ["clip.mp4", "photo.png"]
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    write_clip(tmp_path / "clip.mp4", [picture(0, (12, 16))])
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("restoring.run.load", lambda *_: pytest.fail("weights were loaded"))
+    for output in ("file", "file/out.mp4"):
+        assert main([*arguments(tmp_path)[:4], "-o", str(tmp_path / output)]) == 2
+        assert f"{tmp_path}/file: nothing can be written there" in capsys.readouterr().err
+
+
 def test_names_of_results(tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     write_clip(clip, [picture(0)])
