@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import BinaryIO
 
 from safetensors import SafetensorError
@@ -34,6 +35,13 @@ def why_refused(error: BaseException) -> str:
     """What the system says of a write that failed, in a few words; a full disk is called one."""
     said = getattr(error, "strerror", None) or str(error)
     return f"the disk is full ({said})" if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in said else said
+
+
+def why_no_tensors(error: BaseException) -> str:
+    """What is wrong with a file of weights, in one line. Of a pickle torch says at length how to run its code all the same: not here."""
+    if isinstance(error, UnpicklingError):
+        return "it holds something else than tensors, or would run code, which no file may"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -88,12 +88,8 @@ def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtyp
         ValueError: not found, or of a kind this project does not know.
     """
     config = read_config(source, subfolder, revision)
-    kind = config.get("_class_name", "AutoencoderKL")
-    if kind not in AUTOENCODERS:
-        file = address_of(source, subfolder, "config.json")
-        raise ValueError(f"'{file}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
+    model_kind, wrapper = _autoencoder_kind(config, address_of(source, subfolder))
     weights = base_weights(source, subfolder, revision, dtype=dtype)
-    model_kind, wrapper = AUTOENCODERS[kind]
     if model_kind is BlockTransform:
         model = BlockTransform.from_config(config)
         check_fit(f"the weights file in {address_of(source, subfolder)}", weights, model.state_dict(), "its config.json")
@@ -101,6 +97,13 @@ def load_autoencoder(source: str, revision: str | None = None, dtype: torch.dtyp
     else:
         model = _build(model_kind, config, weights, dtype, address_of(source, subfolder))
     return wrapper(model).requires_grad_(False).eval()
+
+
+def _autoencoder_kind(config: dict, where: str) -> tuple[type, type[Autoencoder]]:
+    kind = config.get("_class_name", "AutoencoderKL")
+    if kind not in AUTOENCODERS:
+        raise ValueError(f"'{address_of(where, 'config.json')}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
+    return AUTOENCODERS[kind]
 
 
 def load_unet(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
@@ -128,9 +131,9 @@ def cut_after_mid_block(unet: UNet2DConditionModel) -> None:
 def _build(kind: type, config: dict, weights: dict[str, Tensor], dtype: torch.dtype, where: str, cut=lambda model: None) -> nn.Module:
     model = _on_meta(kind, config, where)
     cut(model)
-    weights = {name: tensor.to(dtype) for name, tensor in _current_names(weights).items()}
+    weights = _current_names(weights)
     check_fit(f"the weights file in {where}", weights, model.state_dict(), "its config.json (download the model again)")
-    model.load_state_dict(weights, strict=True, assign=True)
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()}, strict=True, assign=True)
     return model
 
 
@@ -267,6 +270,6 @@ def meta_trunk(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DCondit
 
 def meta_autoencoder(config: dict, dtype: torch.dtype = torch.float32) -> Autoencoder:
     """What `load_autoencoder` loads, on the meta device."""
-    kind, wrapper = AUTOENCODERS[config.get("_class_name", "AutoencoderKL")]
+    kind, wrapper = _autoencoder_kind(config, "vae")
     with torch.device("meta"):
         return wrapper(_on_meta(kind, config, "vae")).to_precision(dtype).requires_grad_(False).eval()

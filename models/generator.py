@@ -287,12 +287,9 @@ def load_trained(generator: Generator, path: str | Path) -> None:
         )
     state = read_generator_tensors(path)
     own = full_state(generator)
-    if set(state) != set(own) or (config["train"] == "lora") != bool(lora_parameters(generator.unet)):
+    if (config["train"] == "lora") != bool(lora_parameters(generator.unet)):
         raise ValueError(f"'{path}' was trained with network_g.train: {config['train']}; set the same here to start from it")
-    odd = [name for name, tensor in own.items() if tensor.shape != state[name].shape]
-    if odd:
-        shapes = f"{tuple(state[odd[0]].shape)} there and {tuple(own[odd[0]].shape)} here"
-        raise ValueError(f"'{path}' does not fit: {odd[0]} is {shapes}; set network_g.prompt_tokens and pretrained as it was trained with")
+    check_fit(str(Path(path) / GENERATOR_FILE), state, own, "network_g (prompt_tokens and pretrained as it was trained with)")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])

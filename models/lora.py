@@ -128,10 +128,11 @@ def read_lora(path: Path) -> tuple[dict[str, Tensor], float]:
 
 def _rank_of(path: Path, state: dict[str, Tensor]) -> int:
     """The one inner width of all adapters."""
-    ranks = {name: tensor.shape[:2][-1 if ".lora_B." in name else 0] for name, tensor in state.items() if tensor.ndim >= 2}
-    odd = next((name for name in state if ranks.get(name) != next(iter(ranks.values()), None) or not ranks[name]), None)
+    numbers = {name: tensor for name, tensor in state.items() if tensor.ndim >= 2 and tensor.is_floating_point()}
+    ranks = {name: tensor.shape[:2][-1 if ".lora_B." in name else 0] for name, tensor in numbers.items()}
+    odd = next((name for name in state if ranks.get(name) != next(iter(ranks.values()), None) or not ranks.get(name)), None)
     if odd is not None or not state:
-        shape = f"{odd} has the shape {tuple(state[odd].shape)}" if odd else "it holds none"
+        shape = f"{odd} has the shape {tuple(state[odd].shape)} ({state[odd].dtype})" if odd else "it holds none"
         raise ValueError(f"{path}: expected adapters of one rank, pairs of lora_A.weight and lora_B.weight: {shape}")
     return next(iter(ranks.values()))
 

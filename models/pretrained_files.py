@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 import huggingface_hub
 import torch
@@ -19,9 +18,10 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from data.whole_files import why_no_tensors
 from models.config_checks import check_component
 from models.json_files import read_json
 from models.random_source import is_random, random_config
@@ -75,28 +75,28 @@ def reading_tensors(path: Path) -> Iterator[None]:
     Raises:
         ValueError: instead of what the library says of a file that is missing, damaged or cut off.
     """
+    if not path.is_file():
+        what = "no regular file" if path.exists() else "missing"
+        raise ValueError(f"{path} is {what}; copy or download the whole folder again")
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is no regular file; copy or download the whole folder again")
         yield
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; copy or download the whole folder again") from error
-    except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} is damaged or incomplete ({reason}); copy or download it again") from error
+    except Exception as error:  # a file of anyone's may make the libraries say anything
+        raise ValueError(f"{path} is damaged or incomplete ({why_no_tensors(error)}); copy or download it again") from error
 
 
 def check_fit(file: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
     """Whether a file holds just the tensors that its place takes. `what`: that place, for the message.
 
     Raises:
-        ValueError: some are missing, of another shape, or too many; the first of them is named.
+        ValueError: some are missing, of another shape, no floating-point numbers, or too many; the first of them is named.
     """
     for name, tensor in expected.items():
         if name not in found:
             raise ValueError(f"{file} does not fit {what}, first at {name}: missing, expected {tuple(tensor.shape)}")
         if found[name].shape != tensor.shape:
             raise ValueError(f"{file} does not fit {what}, first at {name}: {tuple(found[name].shape)}, expected {tuple(tensor.shape)}")
+        if not found[name].is_floating_point():
+            raise ValueError(f"{file} does not fit {what}, first at {name}: {found[name].dtype}, expected floating-point numbers")
     odd = next((name for name in found if name not in expected), None)
     if odd is not None:
         raise ValueError(f"{file} does not fit {what}, first at {odd}: nothing of that name is expected")

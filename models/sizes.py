@@ -95,13 +95,13 @@ def trained_settings(path: str | Path, *, base: str | None = None, revision: str
     config = read_generator_config(path)
     source = base_of(path, config, base)
     known = {name: config[name] for name in ("vae", "train", "timestep") if name in config}
-    lora = {name: config[name] for name in ("rank", "alpha") if name in config}
-    if "targets" in config:
+    lora = {name: config[name] for name in ("rank", "alpha") if config.get(name) is not None}
+    if config.get("targets") is not None:
         lora["targets"] = tuple(config["targets"])
     file = Path(path) / GENERATOR_FILE
     if file.is_file():
         with reading_tensors(file), safe_open(file, framework="pt") as tensors:
-            known["prompt_tokens"] = tensors.get_slice("prompt_embedding").get_shape()[0]
+            known["prompt_tokens"], _ = tensors.get_slice("prompt_embedding").get_shape()
     return GeneratorSettings(pretrained=source, revision=revision_of(config, source, revision), lora=LoraSettings(**lora), **known)
 
 

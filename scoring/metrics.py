@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.whole_files import why_no_tensors
 from scoring.looks import BEST_AT, LOOKS
 from scoring.metric_weights import FILES, how_to_get
-from scoring.weight_loading import first_line, npz_to_mat, only_numbers, problem_of
+from scoring.weight_loading import first_line, npz_to_mat, only_numbers
 
 # The papers' protocol (OSEDiff's published RealSR averages come out with it): luma of BT.601 in [16, 235]. pyiqa's own default is the
 # full-range "yiq", which gives 1.3 dB less. NIQE is left at pyiqa's default, because the published NIQE values were computed with it.
@@ -106,7 +107,7 @@ def build_metric(
         except Exception as error:  # a file of anyone's may make the libraries say anything
             given_here = ", ".join([*options, *weights]) or "none"
             if path is not None and "unexpected keyword argument" not in str(error):
-                reason = f"{pretrained_model_path} holds no weights of pyiqa's {type}: {problem_of(error)}"
+                reason = f"{pretrained_model_path} holds no weights of pyiqa's {type}: {why_no_tensors(error)}"
                 raise ValueError(f"metric {name}: {reason}") from error
             if isinstance(error, (TypeError, KeyError)):
                 reason = f"pyiqa's {type} does not accept these options ({given_here}): {first_line(error)}"
@@ -180,7 +181,7 @@ def missing_weights(name: str, type: str, error: Exception) -> str:
 def wrong_weights(name: str, type: str, error: Exception) -> str:
     """What is the matter with the files in the caches, and what to do about it."""
     return (
-        f"metric {name}: pyiqa's {type} cannot be built with the files in the caches: {problem_of(error)}. Run "
+        f"metric {name}: pyiqa's {type} cannot be built with the files in the caches: {why_no_tensors(error)}. Run "
         "python tools/metrics_weights.py --check and delete what is wrong, or take the metric out of the options."
     )
 

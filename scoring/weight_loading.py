@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -34,7 +33,7 @@ def only_numbers() -> Iterator[None]:
     """Inside, nobody's file runs code, whatever pyiqa, timm or torch.hub ask for: `torch.load` takes tensors and plain containers only, and
     `torch.jit.load` the archives of `TORCHSCRIPT` only.
 
-    Raises UnpicklingError from `torch.load`, ValueError from `torch.jit.load`.
+    Raises pickle's UnpicklingError from `torch.load`, ValueError from `torch.jit.load`.
     """
     before, jit_load = {name: os.environ.pop(name, None) for name in (FORCE, FORBID)}, torch.jit.load
 
@@ -67,13 +66,6 @@ def npz_to_mat(npz: Path, mat: Path) -> str:
         raise ValueError(f"{npz}: not BasicSR's niqe_pris_params.npz (mu_pris_param, cov_pris_param): {first_line(error)}") from error
     scipy.io.savemat(mat, parameters)
     return str(mat)
-
-
-def problem_of(error: Exception) -> str:
-    """Why a file is none of numbers, in one line."""
-    if isinstance(error, UnpicklingError):
-        return "a file among its weights is no file of tensors, or would run code, which no file may"
-    return first_line(error)
 
 
 def first_line(error: Exception) -> str:

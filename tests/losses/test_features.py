@@ -161,3 +161,16 @@ def test_gradient_reaches_the_pictures_but_no_weight(squeezenet, pair):
     sum(tap.mean() for tap in squeezenet(sr)).backward()
     assert sr.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in squeezenet.parameters())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_byte_of_a_weights_file_is_more_than_one_line(tmp_path: Path, zipped: bool) -> None:
+    """Each of the first 400 bytes turned over: a load that succeeds, or one line that names the file; never advice to run its code."""
+    torch.save({"0.weight": torch.zeros(4)}, tmp_path / "good.pth", _use_new_zipfile_serialization=zipped)
+    data = (tmp_path / "good.pth").read_bytes()
+    for place in range(0, min(400, len(data)), 3):
+        (tmp_path / "odd.pth").write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        try:
+            features.read_state_dict(tmp_path / "odd.pth")
+        except ValueError as error:
+            assert "odd.pth" in str(error) and "\n" not in str(error) and "weights_only" not in str(error)

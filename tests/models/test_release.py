@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from models.backbones import load_unet
+from models.backbones import load_unet, meta_autoencoder
 from models.generator import (
     Generator,
     base_fingerprint,
@@ -17,6 +17,7 @@ from models.generator import (
     load_trained,
 )
 from models.release import base_of, full_state, read_generator_config, save_release
+from models.sizes import trained_settings
 from tests.tiny_models import disturb_lora, generator_of, noise_like, picture
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -255,7 +256,7 @@ def test_training_on_in_another_way_is_refused(tmp_path, tiny_base, train, saved
 
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [({"prompt_tokens": 6}, r"prompt_embedding is \(5, 12\) there and \(6, 12\) here"), ({"rank": 8}, "set lora.rank")],
+    [({"prompt_tokens": 6}, r"generator.* at prompt_embedding: \(5, 12\), expected \(6, 12\)"), ({"rank": 8}, "set lora.rank")],
 )
 def test_training_on_with_other_sizes_is_refused(tmp_path, tiny_base, options, problem):
     release(tmp_path / "run_8", tiny_base)
@@ -305,6 +306,43 @@ def test_a_unet_that_lacks_a_tensor_is_named(tmp_path, tiny_base, strength) -> N
     resave(tmp_path / "run_8/generator.safetensors", lambda state: state.pop("unet.conv_in.bias"))
     with pytest.raises(ValueError, match=r"generator\.safetensors does not fit .*, first at unet\.conv_in\.bias: missing"):
         load_generator(tmp_path / "run_8", strength=strength)
+
+
+def test_training_on_from_half_a_file_names_it(tmp_path, tiny_base) -> None:
+    release(tmp_path / "run_8", tiny_base, "full")
+    resave(tmp_path / "run_8/generator.safetensors", lambda state: state.pop("unet.conv_in.bias"))
+    with pytest.raises(ValueError, match=r"run_8/generator\.safetensors does not fit network_g .*, first at unet\.conv_in\.bias: missing"):
+        load_trained(generator_of(str(tiny_base), train="full", prompt_tokens=5), tmp_path / "run_8")
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("name", ["generator.safetensors", "pytorch_lora_weights.safetensors", f"unet/{WEIGHTS}", f"vae/{WEIGHTS}"])
+def test_weights_that_are_no_fractions_are_refused(folder, sd_base, name, kind) -> None:
+    for part in ("unet", "vae", "scheduler"):
+        shutil.copytree(sd_base / part, folder / part)
+    first = "conv_in.weight"  # by which a base is told from another
+    resave(folder / name, lambda state: state.update({key: tensor.to(kind) for key, tensor in state.items() if key != first}))
+    with pytest.raises(ValueError, match=f"{Path(name).parent if '/' in name else name}.*{kind}") as raised:
+        load_generator(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_sizes_of_an_odd_prompt_are_no_traceback(folder) -> None:
+    resave(folder / "generator.safetensors", lambda state: state.update(prompt_embedding=torch.zeros(())))
+    with pytest.raises(ValueError, match=r"generator\.safetensors is damaged or incomplete"):
+        trained_settings(folder)
+
+
+def test_sizes_of_an_autoencoder_nobody_knows_are_no_traceback() -> None:
+    with pytest.raises(ValueError, match="describes a Wurst; known autoencoders: AutoencoderKL"):
+        meta_autoencoder({"_class_name": "Wurst"})
+
+
+def test_sizes_of_a_config_without_a_lora(tmp_path, tiny_base) -> None:
+    release(tmp_path / "run_8", tiny_base, "full")
+    file = tmp_path / "run_8/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rank": None, "alpha": None, "targets": None}))
+    assert trained_settings(tmp_path / "run_8").train == "full"
 
 
 def test_a_lora_of_another_width_names_its_file(folder) -> None:
