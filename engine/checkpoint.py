@@ -49,7 +49,7 @@ def save_state(
 
 def state_folders(root: Path) -> list[Path]:
     """The states under root, newest first."""
-    folders = [folder for folder in root.iterdir() if folder.name.isdigit()] if root.is_dir() else []
+    folders = [folder for folder in root.iterdir() if folder.name.isdecimal()] if root.is_dir() else []
     return sorted(folders, key=lambda folder: int(folder.name), reverse=True)
 
 

@@ -145,7 +145,7 @@ def released(models: Path, name: str, suffix: str, until: int) -> list[Path]:
     """The released folders NAME_ITER + suffix up to iteration `until`, oldest first."""
     named = [f.name for f in models.iterdir() if f.name.startswith(f"{name}_") and f.name.endswith(suffix)]
     endings = [folder.removeprefix(f"{name}_").removesuffix(suffix) for folder in named]
-    iterations = sorted(int(ending) for ending in endings if ending.isdigit() and int(ending) <= until)
+    iterations = sorted(int(ending) for ending in endings if ending.isdecimal() and int(ending) <= until)
     return [models / f"{name}_{iteration}{suffix}" for iteration in iterations]
 
 

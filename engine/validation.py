@@ -142,10 +142,14 @@ class ValidationHistory:
     """
 
     def __init__(self, file: Path, until: int) -> None:
-        """file: written by `write`; read now if it is there."""
+        """file: written by `write`; read now if it is there. Raises ValueError where it is damaged."""
         self.file = file
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        self._of = {int(number): one for number, one in found.items() if int(number) <= until}
+        try:
+            found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            known = {int(number): {"scores": dict(one["scores"]), "failed": int(one["failed"])} for number, one in found.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # no text, no JSON, or of another shape
+            raise ValueError(f"{file} is damaged ({error}): remove it, and the best is chosen among the validations to come") from error
+        self._of = {number: one for number, one in known.items() if number <= until}
 
     def __contains__(self, iteration: int) -> bool:
         return iteration in self._of

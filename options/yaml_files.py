@@ -199,6 +199,6 @@ def _force(section: Section, assignment: str) -> None:
 
 
 def _index(key: str, items: list[Any], location: Location) -> int:
-    if not key.isdigit() or int(key) >= len(items):
+    if not key.isdecimal() or int(key) >= len(items):
         raise location.error(f"expected an index from 0 to {len(items) - 1}, got {key!r}")
     return int(key)

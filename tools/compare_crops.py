@@ -45,7 +45,7 @@ def read_box(text: str) -> tuple[int, int, int, int] | None:
     if text == AUTO:
         return None
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
         raise ValueError(f"--boxes: expected left,top,width,height in pixels or {AUTO}, got {text!r}")
     left, top, width, height = (int(part) for part in parts)
     return left, top, width, height

@@ -236,3 +236,13 @@ def test_means_over_what_was_left_are_neither_the_best_nor_to_be_beaten(tmp_path
     validations.add(3, {"set/score": 6.0}, 0)
     assert [validations.is_best(n, "set/score", HIGHER) for n in (1, 2, 3)] == [True, False, True]
     assert not validations.is_best(3, "set/absent", HIGHER) and not (tmp_path / "none.json").exists()
+
+
+NOT_SCORES = '{"5": {"scores": 3, "failed": 0}}'
+
+
+@pytest.mark.parametrize("damage", ["null", "[1]", "7", "{", '{"5": null}', '{"five": {"scores": {}, "failed": 0}}', NOT_SCORES])
+def test_a_damaged_history_is_named(tmp_path, damage):
+    (tmp_path / "validations.json").write_text(damage)
+    with pytest.raises(ValueError, match=r"validations.json is damaged .*: remove it"):
+        ValidationHistory(tmp_path / "validations.json", 10)

@@ -64,7 +64,7 @@ def read_pictures(args: argparse.Namespace) -> dict[str, Tensor]:
 def cropped(picture: Tensor, text: str) -> Tensor:
     """The part left,top,width,height of (3, H, W)."""
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
         raise ValueError(f"--crop: expected left,top,width,height in pixels, got {text!r}")
     left, top, width, height = (int(part) for part in parts)
     if not (width and height) or left + width > picture.shape[2] or top + height > picture.shape[1]:
