@@ -1,5 +1,6 @@
 """Weights and pictures that come with the repository, named in an option file: found from whatever folder a script is started in."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ def _find(section: Any, keys: list[str]) -> None:
 
 
 def _found(value: Any, places: list[Path]) -> Any:
-    if not isinstance(value, str) or not value or Path(value).expanduser().exists():
+    if not isinstance(value, str) or not value or os.path.exists(os.path.expanduser(value)):
         return value
-    return next((str(place / value) for place in places if (place / value).exists()), value)
+    return next((str(place / value) for place in places if os.path.exists(place / value)), value)
 
 
 def _places(file: str) -> list[Path]:

@@ -84,9 +84,11 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> Section:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
             raise OptionsError(f"{path}: expected an option file of at most {_MOST_BYTES >> 20} MiB")
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except FileNotFoundError as error:
         raise OptionsError(f"{path}: no such option file{_similar_file(path)}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -63,3 +63,8 @@ def test_every_key_is_an_option() -> None:
             except ValueError as error:
                 problems.append(str(error))
         assert not all("unknown key" in problem for problem in problems), key
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 5000, "a\0b"])
+def test_names_that_no_file_can_have_stay_as_they_are(name: str) -> None:
+    assert load_test_options(ROOT / "options/test.yml", [f'network_g.path="{name}"'.replace("\0", "\\0")]).network_g.path == name

@@ -109,6 +109,8 @@ def test_a_terabyte_is_not_read(tmp_path: Path) -> None:
         file.truncate(2**40)
     with pytest.raises(OptionsError, match="large.yml: expected an option file of at most 1 MiB"):
         read_options(tmp_path / "large.yml")
+    with pytest.raises(OptionsError, match="/dev/zero: expected an option file of at most 1 MiB"):
+        read_options("/dev/zero")
 
 
 def test_anchors_and_merge_keys(tmp_path: Path) -> None:
