@@ -80,7 +80,11 @@ def reading_tensors(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is {what}; copy or download the whole folder again")
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # a file of anyone's may make the libraries say anything
+        if isinstance(error, OSError) and error.errno is not None:  # the system's word, not the file's
+            raise ValueError(f"{path} cannot be read ({error.strerror})") from error
         raise ValueError(f"{path} is damaged or incomplete ({why_no_tensors(error)}); copy or download it again") from error
 
 

@@ -243,6 +243,15 @@ def test_a_pipe_in_the_place_of_weights_does_not_hang(tmp_path):
         pass
 
 
+def test_what_the_system_refuses_is_not_called_damaged(tmp_path):
+    file = tmp_path / "generator.safetensors"
+    file.write_bytes(b"whole")
+    with pytest.raises(ValueError, match=r"generator.safetensors cannot be read \(Permission denied\)$"), reading_tensors(file):
+        raise PermissionError(13, "Permission denied")
+    with pytest.raises(MemoryError), reading_tensors(file):
+        raise MemoryError
+
+
 # Without a network
 
 
