@@ -38,6 +38,11 @@ def fold_norm(norm: nn.GroupNorm, weight: Tensor, bias: Tensor | None) -> tuple[
     return weight * norm.weight.double(), bias + weight @ norm.bias.double()
 
 
+def in_place(activation: nn.Module) -> nn.Module:
+    """The same values, where what it is given is of no use afterwards: on a CPU a new map costs as much as the activation."""
+    return nn.SiLU(inplace=True) if type(activation) is nn.SiLU else activation
+
+
 class FusedResnet(nn.Module):
     """norm -> SiLU -> conv, twice, beside a shortcut; `temb` (1, width) float64 is the embedded timestep, after its activation."""
 
@@ -46,7 +51,7 @@ class FusedResnet(nn.Module):
         plain = block.time_embedding_norm == "default" and block.upsample is None and block.downsample is None
         check_plain(plain, "a ResNet block scales by the timestep or resamples")
         self.norm1, self.norm2, self.conv2, self.conv_shortcut = block.norm1, block.norm2, block.conv2, block.conv_shortcut
-        self.activation, self.scale = block.nonlinearity, block.output_scale_factor
+        self.activation, self.scale = in_place(block.nonlinearity), block.output_scale_factor
         shift = block.time_emb_proj.weight.double() @ temb[0] + block.time_emb_proj.bias.double()
         self.conv1 = same_layer(block.conv1, block.conv1.weight, block.conv1.bias.double() + shift)
 
@@ -55,7 +60,8 @@ class FusedResnet(nn.Module):
         hidden = self.conv2(self.activation(self.norm2(hidden)))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
-        return x + hidden if self.scale == 1.0 else (x + hidden) / self.scale
+        hidden += x
+        return hidden if self.scale == 1.0 else hidden / self.scale
 
 
 class SelfAttention(nn.Module):
@@ -204,7 +210,8 @@ class FusedUNet(nn.Module):
         def fused(block: nn.Module) -> FusedBlock:
             return FusedBlock(block, temb, prompt, phase_upsampling)
 
-        self.conv_in, self.norm_out, self.activation, self.conv_out = unet.conv_in, unet.conv_norm_out, unet.conv_act, unet.conv_out
+        self.conv_in, self.conv_out = unet.conv_in, unet.conv_out
+        self.norm_out, self.activation = unet.conv_norm_out, in_place(unet.conv_act)
         self.down_blocks = nn.ModuleList(fused(block) for block in unet.down_blocks)
         self.up_blocks = nn.ModuleList(fused(block) for block in unet.up_blocks)
         self.mid_resnets = nn.ModuleList(FusedResnet(resnet, temb) for resnet in unet.mid_block.resnets)

@@ -116,7 +116,7 @@ def _denoised(generator: Generator, z_lr: Picture, tile: int, overlap: int, warn
     def denoise(z: Tensor) -> Tensor:
         return finite(generator, lambda network: network.denoise(z), warn)
 
-    return blend_rows(denoise, z_lr, tile // factor, overlap // factor)
+    return blend_rows(denoise, z_lr, tile // factor, overlap // factor, generator.size_multiple // factor)
 
 
 def _blockwise_rows(generator: Generator, images: Picture, tile: int, overlap: int, warn: Warn) -> Iterator[tuple[int, Tensor]]:

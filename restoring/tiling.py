@@ -23,18 +23,26 @@ class Picture(Protocol):
 WEIGHT_FLOOR = 1e-6
 
 
-def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
-    """First pixels of the tiles along one axis: every `tile - overlap` pixels, the last one shifted to end with the picture.
+def tile_ranges(size: int, tile: int, overlap: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """(first, last + 1) of the tiles along one axis: as few as can be, all of one length, which share the axis evenly.
 
-    Raises ValueError for a tile below one pixel or an overlap outside [0, tile).
+    They are no longer than `tile`, and neighbours have `overlap` positions in common, or a few more. size, tile and overlap are multiples
+    of `multiple`, and so is where each tile begins and ends: a network with strides sees the same grid in all of them.
+
+    Raises ValueError for a tile below one position or an overlap outside [0, tile).
     """
     if tile < 1:
         raise ValueError(f"tile: expected at least 1 pixel, got {tile}")
     if not 0 <= overlap < tile:
         raise ValueError(f"tile_overlap: expected 0 <= overlap < tile, got overlap {overlap} with tile {tile}")
     if tile >= size:
-        return [0]
-    return [*range(0, size - tile, tile - overlap), size - tile]
+        return [(0, size)]
+    assert size % multiple == tile % multiple == overlap % multiple == 0, (size, tile, overlap, multiple)
+    size, tile, overlap = size // multiple, tile // multiple, overlap // multiple
+    count = math.ceil((size - overlap) / (tile - overlap))
+    length = math.ceil((size + (count - 1) * overlap) / count)
+    starts = (index * (size - length) // (count - 1) for index in range(count))
+    return [(start * multiple, (start + length) * multiple) for start in starts]
 
 
 def edge_ramp(overlap: int) -> Tensor:
@@ -48,37 +56,39 @@ def edge_ramp(overlap: int) -> Tensor:
     return WEIGHT_FLOOR + (1 - 2 * WEIGHT_FLOOR) * ramp
 
 
-def axis_weights(size: int, tile: int, overlap: int) -> list[tuple[int, Tensor]]:
-    """(start, weights) of every tile along one axis; `weights` is (min(tile, size),) float32, positive, and at every pixel of the axis
-    the weights of the tiles that cover it sum to one.
+def axis_weights(size: int, tile: int, overlap: int, multiple: int = 1) -> list[tuple[int, Tensor]]:
+    """(start, weights) of every tile of `tile_ranges` along one axis; `weights` is float32, positive, one for each of the tile's
+    positions, and at every position of the axis the weights of the tiles that cover it sum to one.
     """
-    starts = tile_starts(size, tile, overlap)
-    length = min(tile, size)
+    ranges = tile_ranges(size, tile, overlap, multiple)
     ramp = edge_ramp(overlap)
     raw = []
-    for start in starts:
-        weights = torch.ones(length, dtype=torch.float64)
+    for start, stop in ranges:
+        weights = torch.ones(stop - start, dtype=torch.float64)
         if start > 0:
             weights[:overlap] *= ramp
-        if start + length < size:
-            weights[length - overlap :] *= ramp.flip(0)
+        if stop < size:
+            weights[len(weights) - overlap :] *= ramp.flip(0)
         raw.append(weights)
     total = torch.zeros(size, dtype=torch.float64)
-    for start, weights in zip(starts, raw, strict=True):
-        total[start : start + length] += weights
-    return [(start, (weights / total[start : start + length]).float()) for start, weights in zip(starts, raw, strict=True)]
+    for (start, stop), weights in zip(ranges, raw, strict=True):
+        total[start:stop] += weights
+    return [(start, (weights / total[start:stop]).float()) for (start, stop), weights in zip(ranges, raw, strict=True)]
 
 
-def blend_rows(network: Callable[[Tensor], Tensor], picture: Picture, tile: int, overlap: int) -> Iterator[tuple[int, Tensor]]:
+def blend_rows(
+    network: Callable[[Tensor], Tensor], picture: Picture, tile: int, overlap: int, multiple: int = 1
+) -> Iterator[tuple[int, Tensor]]:
     """`network` applied to overlapping tiles of a picture, blended with smooth separable weights that are normalised before use.
 
-    network: maps (1, C, h, w) to (1, K, h, w), any dtype and device. tile, overlap: positions of the picture along each side.
+    network: maps (1, C, h, w) to (1, K, h, w), any dtype and device. tile, overlap, multiple: positions of the picture along each side,
+    see `tile_ranges`.
     Yields (top, rows): rows (1, K, r, W) float32 that no later tile touches, from top to bottom without a gap. Sums are kept in float32
     whatever the network's precision, and only for one row of tiles: the memory grows with the picture's width, not with its height.
     A network that looks no further than a quarter of the overlap gives the same as without tiles, up to float rounding.
     """
-    columns = axis_weights(picture.width, tile, overlap)
-    strips = axis_weights(picture.height, tile, overlap)
+    columns = axis_weights(picture.width, tile, overlap, multiple)
+    strips = axis_weights(picture.height, tile, overlap, multiple)
     tops = [top for top, _ in strips]
     pending: Tensor | None = None  # rows from `top` on, to which the tiles below may still add
     for (top, row_weights), following in zip(strips, [*tops[1:], picture.height], strict=True):

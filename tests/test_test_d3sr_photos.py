@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from PIL import Image
 from data.image_io import read_image, write_image
 from data.photos.photo import read_photo, software_of
 from models.generator import load_generator
+from restoring.enlarged import BEFORE, framed
 from restoring.host import physical_cores
-from restoring.tiling import axis_weights
+from restoring.tiling import tile_ranges
 from test_d3sr import main
 from tests.odd_files import write_odd_files
 from tests.restoring_script import write_option_file, write_weights
@@ -248,8 +250,9 @@ def test_the_small_model_leaves_no_seam_between_tiles():
     for axis in (0, 1):
         steps = np.abs(np.diff(changed, axis=axis)).mean(axis=(1 - axis, 2))
         blended = np.zeros(len(steps), bool)
-        for start, _ in axis_weights(changed.shape[axis], 128, 32)[1:]:
-            blended[start : start + 32] = True
+        ranges = tile_ranges(len(framed(changed.shape[axis], 16)), 128, 32, 16)
+        for (_, stop), (start, _) in pairwise(ranges):
+            blended[start - BEFORE : stop - BEFORE] = True
         assert steps[blended].max() < 1.5 * steps[~blended].max()
         across_tiles, across_whole = (np.abs(np.diff(picture, axis=axis)).mean(axis=(1 - axis, 2)) for picture in (tiled, whole))
         assert (across_tiles[blended] < 1.2 * across_whole[blended].max()).all(), "no step that the whole picture does not have thereabouts"

@@ -71,7 +71,7 @@ def test_constant_alpha_is_not_sent_through_the_network():
 
 
 def test_auto_tiles_shrink_until_the_memory_suffices(monkeypatch):
-    generator, limit = blocks(), 100 * 100
+    generator, limit = blocks(), 80 * 80
     monkeypatch.setattr(module, "largest_tile", lambda generator, size: 0)
 
     def hungry(z):

@@ -79,8 +79,8 @@ def test_output_size_is_at_least_one_pixel():
 def test_tiles_are_rounded_up_to_the_grid():
     generator = blocks()
     restored(generator, lr_picture(33, 50), (132, 200), tile=60, overlap=10)
-    assert set(generator.unet.seen) == {(16, 16)}, "60 pixels become 64, which are 16 blocks"
-    assert len(generator.unet.seen) == 4 * 5, "steps of 64 - 16 pixels over 176 x 240, the picture and its frame"
+    assert set(generator.unet.seen) == {(14, 16)}, "60 pixels become 64, which are 16 blocks; 14 suffice for 4 tiles over 176 pixels"
+    assert len(generator.unet.seen) == 4 * 5, "tiles of at most 64 with overlaps of 16 over 176 x 240, the picture and its frame"
 
 
 @pytest.mark.parametrize(("build", "alpha_bar"), [(blocks, 0.5), (vae, 0.9)])

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn import functional
 
-from restoring.tiling import WEIGHT_FLOOR, axis_weights, blend_rows, edge_ramp, tile_starts
+from restoring.tiling import WEIGHT_FLOOR, axis_weights, blend_rows, edge_ramp, tile_ranges
 
 
 class Whole:
@@ -31,17 +33,34 @@ def blended(network, image: torch.Tensor, tile: int, overlap: int) -> torch.Tens
     return torch.cat(parts, dim=-2)
 
 
-def test_tiles_advance_by_tile_minus_overlap_and_the_last_ends_with_the_picture():
-    assert tile_starts(100, 40, 10) == [0, 30, 60]
-    assert tile_starts(101, 40, 10) == [0, 30, 60, 61]
-    assert tile_starts(40, 40, 10) == [0]
-    assert tile_starts(7, 40, 10) == [0]
+def test_tiles_share_the_picture_evenly():
+    assert tile_ranges(100, 40, 10) == [(0, 40), (30, 70), (60, 100)]
+    assert tile_ranges(101, 40, 10) == [(0, 33), (22, 55), (45, 78), (68, 101)]
+    assert tile_ranges(2096, 1024, 64, 16) == [(0, 752), (672, 1424), (1344, 2096)]  # 2048 pixels and their frame
+    assert tile_ranges(40, 40, 10) == [(0, 40)]
+    assert tile_ranges(7, 40, 10) == [(0, 7)]
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize(("tile", "overlap"), [(1, 0), (5, 4), (8, 0), (8, 3), (16, 6), (40, 39), (64, 4)])
+def test_tiles_are_as_few_and_as_small_as_they_can_be(tile, overlap, multiple):
+    for size in range(tile + 1, 200):
+        found = tile_ranges(size * multiple, tile * multiple, overlap * multiple, multiple)
+        ranges = [(start // multiple, stop // multiple) for start, stop in found]
+        assert [(start * multiple, stop * multiple) for start, stop in ranges] == found, "all on the grid"
+        starts, lengths = [start for start, _ in ranges], {stop - start for start, stop in ranges}
+        assert starts[0] == 0 and ranges[-1][1] == size and starts == sorted(set(starts))
+        assert all(stop - start >= overlap for (_, stop), (start, _) in pairwise(ranges))
+        (length,), count = lengths, len(ranges)
+        assert length <= tile
+        assert count * length - (count - 1) * overlap - size < count, "one position less would leave a gap"
+        assert (count - 1) * tile - (count - 2) * overlap < size, "one tile less would do"
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (-8, 0), (16, 16), (16, -1)])
 def test_impossible_tiles_are_refused(tile, overlap):
     with pytest.raises(ValueError, match="tile"):
-        tile_starts(100, tile, overlap)
+        tile_ranges(100, tile, overlap)
 
 
 @pytest.mark.parametrize("overlap", [1, 2, 7, 64])
@@ -104,13 +123,13 @@ def test_no_seam_where_every_tile_has_its_own_brightness(down):
 def test_every_tile_is_looked_at_once_and_sums_are_float32():
     whole = Whole(picture(50, 100))
     parts = [rows for _, rows in blend_rows(lambda x: x.bfloat16(), whole, 64, 16)]
-    assert whole.windows == [(0, 50, 0, 64), (0, 50, 36, 100)]
+    assert whole.windows == [(0, 50, 0, 58), (0, 50, 42, 100)]
     torch.testing.assert_close(torch.cat(parts, -2), whole.image.bfloat16().float(), rtol=0, atol=1e-6)
 
 
 def test_rows_are_handed_out_as_soon_as_no_later_tile_touches_them():
     parts = [(top, rows.shape[-2]) for top, rows in blend_rows(lambda x: x, Whole(picture(101, 20)), 40, 10)]
-    assert parts == [(0, 30), (30, 30), (60, 1), (61, 40)]
+    assert parts == [(0, 22), (22, 23), (45, 23), (68, 33)]
 
 
 def test_other_channels_than_the_picture_has():
