@@ -76,7 +76,8 @@ class SelfAttention(nn.Module):
         self.to_out = attention.to_out[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x (N, heads, tokens, width)
+        parts = self.to_qkv(x).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # (N, heads, tokens, width)
         return self.to_out(F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2).flatten(2))
 
 

@@ -160,12 +160,16 @@ class TestGenerator:
     """A small autoencoder instead of the own one: about half to a quarter of the operations, and fine detail is lost."""
     fuse: bool = True
     """Fold what is the same for every picture into the weights: the same result up to rounding, with fewer operations."""
+    runtime: Literal["torch", "ncnn"] = "torch"
+    """What computes the UNet. ncnn: often faster on a CPU without AMX; `path` is then a folder of tools/export.py --ncnn."""
     compile: bool = False
     """Compile the networks (torch.compile): the first picture of a size waits for the compiler, which must be there for a CPU (C++)."""
 
     def __post_init__(self) -> None:
         check(bool(self.path), "path must not be empty")
         check(0 <= self.strength <= 2, f"strength must lie in 0..2, got {self.strength:g}")
+        plain = self.fuse and not self.compile and self.fast_vae is None
+        check(self.runtime == "torch" or plain, "runtime: ncnn takes fuse: true, compile: false and no fast_vae")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +254,10 @@ class TestOptions:
         check(fits, f"tile_overlap must be smaller than tile {self.tile}, got {self.tile_overlap}")
         fits = self.precision != "fp16" or self.device != "cpu"
         check(fits, "precision: expected auto, fp32 or bf16 with device: cpu, got fp16")
+        ncnn = self.network_g.runtime == "ncnn"
+        fits = not ncnn or self.precision in ("auto", "fp32")
+        check(fits, f"precision: expected fp32 with network_g.runtime: ncnn, got {self.precision}")
+        check(not ncnn or self.device in ("auto", "cpu"), f"device: expected cpu with network_g.runtime: ncnn, got {self.device}")
 
     @property
     def inputs(self) -> tuple[str, ...]:

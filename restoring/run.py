@@ -13,6 +13,7 @@ from data.whole_files import remove_leftovers, require_writable
 from engine.distributed import World, chosen_precision, dtype_of, gather, start
 from models.fused import compile_networks, fuse
 from models.generator import Generator, cast_weights, load_generator, use_fast_vae
+from models.ncnn_unet import use_ncnn
 from models.release import describe_generator
 from options.d3sr import TestOptions
 from restoring.host import physical_cores
@@ -21,6 +22,7 @@ from restoring.jobs import JobSet, settings_key
 from restoring.outcome import reason, summarize, warn, write_results
 from restoring.pictures import Restoration, restore_array
 from restoring.pipeline import overlapped
+from restoring.tile_size import bytes_per_pixel
 from restoring.worker import Done, Output, Worker
 from scoring.metrics import Metric, build_metric
 
@@ -40,7 +42,7 @@ def run(options: TestOptions, inputs: Sequence[str] | None, output: str | None, 
         test_sets = [] if videos and not inputs else find_pictures(options, inputs, output)
         for folder in (*(test_set.folder for test_set in test_sets), *(video.output.parent for video in videos)):
             require_writable(folder)
-        options = replace(options, precision=chosen_precision(options.precision, world.device))
+        options = replace(options, precision=precision_of(options, world.device))
         set_threads(options, world)
         generator = load(options, world.device)
         metrics = build_metrics(options, test_sets, world.device)
@@ -75,11 +77,18 @@ def set_threads(options: TestOptions, world: World) -> None:
         torch.set_num_threads(physical_cores() if options.num_threads == "auto" else options.num_threads)
 
 
+def precision_of(options: TestOptions, device: torch.device) -> str:
+    """What `auto` comes to: ncnn computes in float32."""
+    return "fp32" if options.network_g.runtime == "ncnn" else chosen_precision(options.precision, device)
+
+
 def load(options: TestOptions, device: torch.device) -> Generator:
     """The generator in the asked precision. Raises ValueError where the device cannot compute in it, or files are missing or do not fit."""
     if device.type == "cpu" and options.precision == "fp16":
         raise ValueError("precision: fp16 needs a GPU, and there is none; use fp32 or bf16")
     network = options.network_g
+    if device.type != "cpu" and network.runtime == "ncnn":
+        raise ValueError(f"network_g.runtime: ncnn computes on the CPU, and this machine has {device.type}: use torch, or set device: cpu")
     generator = load_generator(network.path, base=network.pretrained, revision=network.revision, strength=network.strength)
     if network.fast_vae is not None:
         use_fast_vae(generator, network.fast_vae.path, network.fast_vae.parts)
@@ -88,6 +97,10 @@ def load(options: TestOptions, device: torch.device) -> Generator:
     generator = cast_weights(generator, dtype_of(options.precision)).to(device)
     if network.compile:
         compile_networks(generator)
+    if network.runtime == "ncnn":
+        if options.tile == "auto":
+            bytes_per_pixel(generator)  # found once, and now: torch cannot see what ncnn allocates
+        use_ncnn(generator, network.path)
     return generator
 
 
@@ -137,6 +150,8 @@ def settings_of(options: TestOptions) -> tuple[Restoration, str]:
     settings = asdict(restoration) | {"precision": options.precision, "quality": options.output.quality, "strength": network.strength}
     if network.fast_vae is not None:
         settings |= {"fast_vae": asdict(network.fast_vae)}
+    if network.runtime != "torch":
+        settings |= {"runtime": network.runtime}
     return restoration, settings_key(network.path, settings)
 
 

@@ -2,10 +2,12 @@
 
     python tools/export.py -opt options/test_sd21.yml -o FOLDER --force_yml network_g.path=experiments/NAME/models/NAME_ITER
     python tools/export.py -opt options/test.yml -o FOLDER --dtype fp16 --onnx
+    python tools/export.py -opt options/test.yml -o FOLDER --ncnn
 
 FOLDER restores with `test_d3sr.py -opt options/test.yml --force_yml network_g.path=FOLDER`, without peft, base model or network; its
 README.md says how to use it without this repository. --onnx adds model.onnx, in float32, and compares it with PyTorch; it needs
-`pip install -r requirements-onnx.txt -c constraints.txt`. FOLDER appears whole or not at all.
+`pip install -r requirements-onnx.txt -c constraints.txt`. --ncnn adds the UNet for network_g.runtime: ncnn, in float32 and compared
+likewise; it needs `pip install -r requirements-ncnn.txt -c constraints.txt`. FOLDER appears whole or not at all.
 """
 
 import argparse
@@ -25,6 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where to write; new or empty")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the stored weights (default: %(default)s)")
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
+    parser.add_argument("--ncnn", action="store_true", help="also write unet.ncnn.param and .bin, for network_g.runtime: ncnn")
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if it is an earlier export")
     return parser.parse_args(argv)
 
@@ -37,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         from tools.exporting.merged_folder import export  # late: it imports torch
 
         folder = Path(args.output).expanduser().resolve()
-        lines = export(options, folder, args.dtype, with_onnx=args.onnx, overwrite=args.overwrite)
+        lines = export(options, folder, args.dtype, with_onnx=args.onnx, with_ncnn=args.ncnn, overwrite=args.overwrite)
     except (ValueError, OSError) as error:
         say(f"export.py: {error}", error=True)
         return 2

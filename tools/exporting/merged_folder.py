@@ -7,27 +7,31 @@ from pathlib import Path
 from data.whole_files import refuse_leftovers, write_folder
 from engine.distributed import dtype_of
 from models.generator import Generator, load_generator
+from models.ncnn_unet import NCNN_FILES
 from models.pretrained_files import read_config
 from models.release import CODE_VERSION, CONFIG_FILE, MERGED, base_of, read_generator_config, revision_of, save_generator_tensors
 from options.d3sr import TestOptions
-from tools.exporting.onnx_export import LARGEST_DIFFERENCE, check_packages, write_onnx
+from tools.exporting import ncnn_export, onnx_export
 from tools.exporting.readme import readme
 
 ONNX_FILE, README_FILE = "model.onnx", "README.md"
 EXAMPLE = Path(__file__).with_name("restore_onnx.py")
-CONTENTS = {"config.json", "generator.safetensors", "unet", "vae", "scheduler", README_FILE, ONNX_FILE, ONNX_FILE + ".data", EXAMPLE.name}
+CONTENTS = {"config.json", "generator.safetensors", "unet", "vae", "scheduler", README_FILE}
+CONTENTS |= {ONNX_FILE, ONNX_FILE + ".data", EXAMPLE.name, *NCNN_FILES}
 
 
-def export(options: TestOptions, folder: Path, dtype: str, *, with_onnx: bool, overwrite: bool) -> list[str]:
+def export(options: TestOptions, folder: Path, dtype: str, *, with_onnx: bool, with_ncnn: bool, overwrite: bool) -> list[str]:
     """Writes the folder. Returns lines that say what is in it.
 
     Raises:
-        ValueError: something is in the way, a package is missing, the generator cannot be loaded, the disk is full, or the ONNX file is
-            not the same network. Nothing is written then.
+        ValueError: something is in the way, a package is missing, the generator cannot be loaded, the disk is full, or the ONNX or
+            ncnn files are not the same network. Nothing is written then.
     """
     check_output(folder, overwrite)
     if with_onnx:
-        check_packages()
+        onnx_export.check_packages()
+    if with_ncnn:
+        ncnn_export.check_packages()
     network = options.network_g
     config = read_generator_config(network.path)
     source = base_of(network.path, config, network.pretrained)
@@ -42,7 +46,10 @@ def export(options: TestOptions, folder: Path, dtype: str, *, with_onnx: bool, o
         write_merged(temporary, generator, merged_config(config, dtype, network.strength), scheduler)
         if with_onnx:
             lines.append(add_onnx(temporary))
-        (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx), encoding="utf-8")
+        if with_ncnn:
+            difference = ncnn_export.write_ncnn(load_generator(temporary), temporary)
+            lines.append(f"{NCNN_FILES[0]} against PyTorch, largest difference relative to the largest value: {difference:.2g}")
+        (temporary / README_FILE).write_text(readme(folder.name, generator, config, dtype, with_onnx, with_ncnn), encoding="utf-8")
         open_to_readers(temporary)
 
     write_folder(folder, write)
@@ -94,9 +101,9 @@ def write_merged(folder: Path, generator: Generator, config: dict, scheduler: di
 def add_onnx(folder: Path) -> str:
     """Writes model.onnx of a merged folder, from what the folder holds, and a program for it. Returns a line that says how it compares."""
     shutil.copyfile(EXAMPLE, folder / EXAMPLE.name)
-    differences = write_onnx(load_generator(folder), folder / ONNX_FILE)
+    differences = onnx_export.write_onnx(load_generator(folder), folder / ONNX_FILE)
     shown = ", ".join(f"{difference:.2g} at {width}x{height}" for (height, width), difference in differences.items())
-    return f"{ONNX_FILE} against PyTorch, largest difference of [-1, 1]: {shown} (allowed: {LARGEST_DIFFERENCE:g})"
+    return f"{ONNX_FILE} against PyTorch, largest difference of [-1, 1]: {shown} (allowed: {onnx_export.LARGEST_DIFFERENCE:g})"
 
 
 def open_to_readers(folder: Path) -> None:

@@ -25,7 +25,7 @@ Run where `$name/` lies$condition. The picture is computed as a whole, so a larg
 
 ```python
 $program```
-$onnx""")
+$onnx$ncnn""")
 
 PROGRAM = Template("""import json
 
@@ -96,7 +96,19 @@ of $multiple, and is cut again. It is computed as a whole, so feed large ones in
 """)
 
 
-def readme(name: str, generator: Generator, config: dict, dtype: str, with_onnx: bool) -> str:
+NCNN = Template("""
+## With ncnn
+
+`unet.ncnn.param` and `unet.ncnn.bin` are the UNet in float32, folded as in the repository's models/fused.py: input `in0` is z_L, output
+`out0` what Eq. 1 takes from the noise, in the decoder's own terms. With the D3SR repository and `pip install ncnn`:
+
+```
+python test_d3sr.py -opt options/test.yml -i photo.jpg -o OUT --force_yml network_g.path=$name network_g.runtime=ncnn
+```
+""")
+
+
+def readme(name: str, generator: Generator, config: dict, dtype: str, with_onnx: bool, with_ncnn: bool) -> str:
     """The text.
 
     Args:
@@ -112,4 +124,5 @@ def readme(name: str, generator: Generator, config: dict, dtype: str, with_onnx:
         name=name, scale=generator.scale, timestep=generator.timestep, origin=trained, base=config["base"], dtype=dtype,
         condition=autoencoder["condition"], program=PROGRAM.substitute(autoencoder, name=name, multiple=multiple),
         onnx=ONNX.substitute(name=name, multiple=multiple, scale=generator.scale) if with_onnx else "",
+        ncnn=NCNN.substitute(name=name) if with_ncnn else "",
     )  # fmt: skip
