@@ -257,6 +257,7 @@ class TestOptions:
         ncnn = self.network_g.runtime == "ncnn"
         fits = not ncnn or self.precision in ("auto", "fp32")
         check(fits, f"precision: expected fp32 with network_g.runtime: ncnn, got {self.precision}")
+        check(not ncnn or self.tile != "auto", "tile: expected pixels with network_g.runtime: ncnn, whose memory is not counted, got auto")
         check(not ncnn or self.device in ("auto", "cpu"), f"device: expected cpu with network_g.runtime: ncnn, got {self.device}")
 
     @property

@@ -22,7 +22,6 @@ from restoring.jobs import JobSet, settings_key
 from restoring.outcome import reason, summarize, warn, write_results
 from restoring.pictures import Restoration, restore_array
 from restoring.pipeline import overlapped
-from restoring.tile_size import bytes_per_pixel
 from restoring.worker import Done, Output, Worker
 from scoring.metrics import Metric, build_metric
 
@@ -98,8 +97,6 @@ def load(options: TestOptions, device: torch.device) -> Generator:
     if network.compile:
         compile_networks(generator)
     if network.runtime == "ncnn":
-        if options.tile == "auto":
-            bytes_per_pixel(generator)  # found once, and now: torch cannot see what ncnn allocates
         use_ncnn(generator, network.path)
     return generator
 

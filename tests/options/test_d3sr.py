@@ -168,6 +168,8 @@ def test_impossible_values_of_a_training_are_refused(assignment: str, message: s
         ("network_g={}", "network_g.path: this key is missing; expected text"),
         ("network_g.fast_vae={path: a, parts: encoder}", "network_g.fast_vae.parts: expected decoder | both, got 'encoder'"),
         ("network_g.fast_vae={parts: both}", "network_g.fast_vae.path: this key is missing"),
+        ("network_g={path: a, runtime: ncnn, fuse: false}", "network_g.runtime: ncnn takes fuse: true, compile: false and no fast_vae"),
+        ("network_g={path: a, runtime: ncnn, compile: true}", "network_g.runtime: ncnn takes fuse: true, compile: false and no fast_vae"),
         ("datasets.train.dataroot_gt=x", "datasets.train: unknown key; known keys here: test"),
         ("datasets.test={a/b: {dataroot_lq: x}}", "datasets.test: expected a name that can be a folder's, got 'a/b'"),
     ],
@@ -192,6 +194,13 @@ def test_a_size_goes_before_the_files_scale_and_excludes_one_of_the_command_line
 def test_without_a_set_nothing_can_be_the_best() -> None:
     message = refusal("options/train.yml", "val.best=realsr/psnr", "datasets.val.realsr=null")
     assert "val.best: expected SET/METRIC or null (known: none, since there is no set or no metric" in message
+
+
+def test_ncnn_computes_on_the_cpu_in_float32_and_does_not_say_how_much_memory_it_takes() -> None:
+    ncnn = "network_g.runtime=ncnn"
+    assert "precision: expected fp32 with network_g.runtime: ncnn" in refusal("options/test.yml", ncnn, "precision=bf16")
+    assert "tile: expected pixels with network_g.runtime: ncnn" in refusal("options/test.yml", ncnn, "tile=auto")
+    assert "device: expected cpu with network_g.runtime: ncnn" in refusal("options/test.yml", ncnn, "device=cuda")
 
 
 def test_fp16_needs_a_gpu() -> None:
