@@ -331,8 +331,8 @@ def test_nothing_is_left_of_an_export_whose_onnx_computes_something_else(tiny_ru
         assert set(files(file.parent)) > {"config.json", "generator.safetensors"}
         raise ValueError("model.onnx computes something else")
 
-    monkeypatch.setattr("tools.exporting.merged_folder.check_packages", lambda: None)
-    monkeypatch.setattr("tools.exporting.merged_folder.write_onnx", refuse)
+    monkeypatch.setattr("tools.exporting.onnx_export.check_packages", lambda: None)
+    monkeypatch.setattr("tools.exporting.onnx_export.write_onnx", refuse)
     assert "computes something else" in refused(capsys, tiny_run, tmp_path / "x", "--onnx")
     assert list(tmp_path.iterdir()) == []
 
