@@ -24,12 +24,18 @@ from torch import Tensor, nn
 from models.generator import Generator
 from models.pretrained_files import reading_tensors
 from options.d3sr import TestOptions
+from restoring.host import available_memory
 from restoring.pictures import Restoration, restore_array
 from tools.exporting.onnx_export import example_picture
 from tools.timing.complexity import count_macs
 from tools.timing.measure import weights_mib
 from tools.timing.parts import no_warning
 from tools.timing.variants import Entry
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 NCNN = ("ncnn", "pnnx")
 LARGEST_DIFFERENCE = 1e-3
@@ -124,7 +130,7 @@ def through_ncnn(rival: Rival, lr: Tensor) -> tuple[Callable[[], Any] | None, st
     size = f"{lr.shape[-1]} x {lr.shape[-2]}"
     net = to_ncnn(rival.network, lr)
     if net is None:
-        return None, f"{rival.name}: pnnx has no ncnn network for it at {size}."
+        return None, f"{rival.name}: pnnx cannot convert it for ncnn with the memory that is free."
     call = partial(run_ncnn, net, as_mat(lr))
     with torch.inference_mode():
         expected = rival.network(lr)[0].numpy()
@@ -145,7 +151,8 @@ def to_ncnn(network: nn.Module, x: Tensor) -> Any:
 
     with TemporaryDirectory() as folder:
         # pnnx keeps every value on the way in memory, so it sees a small picture where the layers are the same for every size.
-        if not convert(network, x[..., :SMALL, :SMALL], Path(folder)):
+        layers = convert(network, x[..., :SMALL, :SMALL], Path(folder))
+        if any(layer.startswith(SIZED) for layer in layers):
             convert(network, x, Path(folder))
         net = ncnn.Net()
         for name in ("vulkan_compute", "fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
@@ -157,18 +164,19 @@ def to_ncnn(network: nn.Module, x: Tensor) -> Any:
     return net if whole else None
 
 
-def convert(network: nn.Module, x: Tensor, folder: Path) -> bool:
-    """Writes net.ncnn.param and net.ncnn.bin where pnnx can; whether all of its layers take pictures of any size."""
+def convert(network: nn.Module, x: Tensor, folder: Path) -> list[str]:
+    """Writes net.ncnn.param and net.ncnn.bin where pnnx can within the free memory; the lines of the former, none where it cannot."""
     import pnnx  # late: optional, see requirements-ncnn.txt
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but pnnx reads nothing else
         torch.jit.trace(network, x, check_trace=False).save(str(folder / "net.pt"))
     shape = f"inputshape={list(x.shape)}f32".replace(" ", "")
-    # pnnx.export would print, and run the Python that pnnx writes.
-    subprocess.run([pnnx.EXEC_PATH, "net.pt", shape, "fp16=0"], cwd=folder, capture_output=True, check=False)
-    layers = (folder / "net.ncnn.param").read_text().splitlines() if (folder / "net.ncnn.param").is_file() else []
-    return bool(layers) and not any(layer.startswith(SIZED) for layer in layers)
+    # pnnx.export would print, and run the Python that pnnx writes. Its memory doubles with every block of an ESRGAN: 17 GB for 23 of them.
+    bound = resource and partial(resource.setrlimit, resource.RLIMIT_AS, (available_memory(),) * 2)
+    subprocess.run([pnnx.EXEC_PATH, "net.pt", shape, "fp16=0"], cwd=folder, capture_output=True, check=False, preexec_fn=bound)
+    param = folder / "net.ncnn.param"
+    return param.read_text(encoding="utf-8").splitlines() if param.is_file() else []
 
 
 def as_mat(x: Tensor) -> Any:

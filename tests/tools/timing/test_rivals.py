@@ -84,9 +84,13 @@ class Fourier(torch.nn.Module):
 
 
 @ncnn
-def test_what_pnnx_cannot_convert_has_no_row(capfd):
-    call, note = through_ncnn(rivals.Rival("odd", Fourier(), 1), lr_picture(64, 1))
-    assert (call, note) == (None, "odd: pnnx has no ncnn network for it at 64 x 64.")
+def test_what_pnnx_cannot_convert_has_no_row(monkeypatch):
+    nothing = (None, "odd: pnnx cannot convert it for ncnn with the memory that is free.")
+    assert through_ncnn(rivals.Rival("odd", Fourier(), 1), lr_picture(64, 1)) == nothing
+    plain = rivals.Rival("odd", torch.nn.Conv2d(3, 3, 1).requires_grad_(False), 1)
+    assert through_ncnn(plain, lr_picture(64, 1)) != nothing
+    monkeypatch.setattr(rivals, "available_memory", lambda: 64 * 2**20)
+    assert through_ncnn(plain, lr_picture(64, 1)) == nothing
 
 
 def refusal(tmp_path: Path, *files: Path, sizes: tuple[str, ...] = ("64",)) -> list[str]:
