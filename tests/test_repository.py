@@ -21,7 +21,7 @@ from PIL import Image
 from options.d3sr import load_test_options, load_train_options
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTING, OPTIONAL = "requirements-dev.txt", ("requirements-onnx.txt", "requirements-extra.txt")
+TESTING, OPTIONAL = "requirements-dev.txt", tuple(f"requirements-{name}.txt" for name in ("onnx", "extra", "ncnn", "peers"))
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 MAIN_JOB = "python test_d3sr.py -opt options/test.yml"
 INSTALL_FOR_TESTS = f"pip install -r {TESTING} -c constraints.txt"

@@ -3,12 +3,16 @@
     python tools/benchmark.py -opt options/test.yml -o OUT                            benchmark.json, .md and .png in OUT
     python tools/benchmark.py -opt options/test.yml -o OUT --variants naive fused --sizes 512 --scaling 256 512 1024 --processes 1 2
     python tools/benchmark.py -opt options/test.yml -o OUT --sizes --losses 2 128 --training options/train_tiny.yml
+    python tools/benchmark.py -opt options/test.yml -o OUT --sizes 512 --rivals RealESRGAN_x4plus.pth   other networks, in the same run
 
 Variants: naive = diffusers' UNet as it trains, peft's adapters beside the weights; loaded = adapters merged; fused = everything folded that
 is the same for every picture (models/fused.py); channels_last = the same, laid out so (what test_d3sr.py runs);
 phase = fused, and the UNet enlarges by transposed convolutions; compiled = torch.compile of fused; bf16 = channels_last in bfloat16;
 graphs = torch.compile of channels_last into CUDA graphs (mode reduce-overhead), where asked for;
 fast_decoder, fast_both = fused with a small VAE, see --fast-vae.
+Rivals: each FILE of --rivals (a .safetensors or .pth of any super-resolution network that spandrel knows) joins the same rounds, float32,
+through torch and, on a CPU, through ncnn: pip install -r requirements-peers.txt -r requirements-ncnn.txt -c constraints.txt.
+With them comes `ours, as test_d3sr.py restores`, from LR to the result, with the option file's tile and color_fix.
 Each round gives every variant one turn, so that what else the machine does falls on all of them alike.
 """
 
@@ -34,6 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="*", default=[512, 1024, 2048], help="sides of the output (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:-1], help="naive is always among them")
     parser.add_argument("--fast-vae", metavar="PATH", help="AutoencoderTiny: folder or hub id; adds the two fast variants")
+    parser.add_argument("--rivals", nargs="+", default=[], metavar="FILE", help="weights of other super-resolution networks")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu = processor seconds, where others use the CPU as well"
@@ -52,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = load_test_options(args.opt, args.force_yml)
         if options.precision == "auto":  # bf16 is a row of its own
             options = dataclasses.replace(options, precision="fp32")
-        args.variants = [name for name in VARIANTS if name in ("naive", *args.variants)]
+        if args.rivals and not args.sizes:
+            raise ValueError("--rivals: they are timed at --sizes, and there are none")
+        compared = ("naive", "channels_last") if args.rivals else ("naive",)
+        args.variants = [name for name in VARIANTS if name in (*compared, *args.variants)]
         from tools.timing.run import benchmark  # late: it imports torch
 
         benchmark(args, options)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from importlib.util import find_spec
+from operator import truediv
 from pathlib import Path
 from time import sleep
 
@@ -10,10 +12,12 @@ import torch
 
 from tests.tiny_models import write_sd_base, write_taesd, write_tiny_base
 from tests.tools.test_export import release
+from tests.tools.timing.test_rivals import write_compact
 from tools.benchmark import main
 from tools.timing.measure import fitted_exponent, interleaved, memory_of, ratios
 from tools.timing.parts import losses
 from tools.timing.report import COLUMNS
+from tools.timing.rivals import NCNN, RESTORED
 
 pytestmark = pytest.mark.slow
 
@@ -65,9 +69,31 @@ def test_the_variants_of_a_lora_on_stable_diffusion(sd_run, tmp_path):
     for row in rows.values():
         share = row["gmacs"] / row["seconds"] / max(results["limit"].values())
         assert row["share"] == pytest.approx(share) and row["seconds"] in row["all_seconds"]
-        cells = [form.format(row[key]) for key, (_, form) in COLUMNS.items()]
+        cells = [form.format(row[key]) for key, (_, form) in COLUMNS.items() if key != "times_ours"]  # that is for rivals
         assert f"| {' | '.join(cells)} |" in text.splitlines()
     assert (tmp_path / "out/benchmark.png").stat().st_size > 10_000
+
+
+def test_rivals_stand_beside_ours(tiny_run, tmp_path, capfd):
+    pytest.importorskip("spandrel", reason="pip install -r requirements-peers.txt")
+    with_ncnn = all(map(find_spec, NCNN))
+    four, two = write_compact(tmp_path / "four.safetensors", scale=4), write_compact(tmp_path / "two.pth", scale=2)
+    results, text = benchmark(tiny_run, tmp_path / "out", "--sizes", "64", "--variants", "naive", "--rivals", str(four), str(two))
+    rows = {row["variant"]: row for row in results["rows"]}
+    through = ("torch", "ncnn") if with_ncnn else ("torch",)
+    assert list(rows) == ["naive", "channels_last", RESTORED, *(f"{name}, {how}" for name in ("four", "two") for how in through)]
+    assert all(math.isfinite(number) for number in numbers(results)) and rows["channels_last"]["times_ours"] == 1
+    for row in rows.values():
+        taken, ours = row["all_seconds"], rows["channels_last"]["all_seconds"]
+        assert min(map(truediv, taken, ours)) <= row["times_ours"] <= max(map(truediv, taken, ours)), "within a round"
+        cells = ["-" if row[key] is None else form.format(row[key]) for key, (_, form) in COLUMNS.items()]
+        assert f"| {' | '.join(cells)} |" in text.splitlines()
+    for name, side, scale in (("four", 16, 4), ("two", 32, 2)):
+        macs = side**2 * 9 * (3 * 8 + 8 * 8 + 8 * 3 * scale**2)
+        assert rows[f"{name}, torch"]["gmacs"] == pytest.approx(macs / 1e9) and rows[f"{name}, torch"]["memory_mib"] > 0
+    assert rows[RESTORED]["gmacs"] > 2 * rows["channels_last"]["gmacs"], "the mirrored frame"
+    assert all(note in text for note in results["rivals"]) and len(results["rivals"]) == 1 + 2 * with_ncnn
+    assert "pass_level" not in "".join(capfd.readouterr()), "what pnnx says"
 
 
 def test_growth_training_and_mistakes(tiny_run, tmp_path, capsys):

@@ -97,10 +97,10 @@ def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
 
 
-def machine(device: torch.device) -> dict[str, object]:
+def machine(device: torch.device, packages: Sequence[str] = PACKAGES) -> dict[str, object]:
     """What was measured on, and with which versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = {package: metadata.version(package) for package in PACKAGES}
+    versions = {package: metadata.version(package) for package in packages}
     system = {"threads": torch.get_num_threads(), "system": platform.platform(), "python": platform.python_version()}
     return {"device": name, **system, **versions}
 

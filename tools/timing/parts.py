@@ -36,7 +36,7 @@ def scaling(generator: Generator, sizes: Sequence[int], tile: int, overlap: int,
         lr = example_picture((max(1, size // generator.scale),) * 2).to(device)
 
         def restore(lr: Tensor = lr, size: int = size) -> None:
-            for _ in restore_rows(generator, lr, (size, size), tile=tile, overlap=min(overlap, tile // 2), warn=_no_warning):
+            for _ in restore_rows(generator, lr, (size, size), tile=tile, overlap=min(overlap, tile // 2), warn=no_warning):
                 pass
 
         with torch.inference_mode():
@@ -51,7 +51,7 @@ def scaling(generator: Generator, sizes: Sequence[int], tile: int, overlap: int,
     return part | {"note": f"{growth} (least squares over the logarithms)", "exponents": exponents}
 
 
-def _no_warning(message: str) -> None:
+def no_warning(message: str) -> None:
     """Half precision may overflow on a made-up picture; that is not what is measured."""
 
 

@@ -14,6 +14,7 @@ COLUMNS = {
     "variant": ("variant", "{}"),
     "size": ("pixels", "{0} x {0}"),
     "seconds": ("s per image", "{:.3f}"),
+    "times_ours": ("times as long as channels_last", "{:.2f}"),
     "ratio": ("times naive", "{:.2f}"),
     "gmacs": ("GMACs", "{:.1f}"),
     "share": ("share of the limit", "{:.0%}"),
@@ -21,7 +22,7 @@ COLUMNS = {
     "weights_mib": ("MiB of weights", "{:.1f}"),
     "difference": ("differs from naive by", "{:.1e}"),
 }
-"""Key of a row -> heading and format."""
+"""Key of a row -> heading and format; times_ours is there with --rivals only."""
 
 
 def table(rows: Sequence[Results], columns: Mapping[str, tuple[str, str]]) -> str:
@@ -38,9 +39,11 @@ def markdown(results: Results) -> str:
         rates = ", ".join(f"{name} {rate:.1f}" for name, rate in limit.items())
         lines += [f"The device's limit in GMACs per second, measured in the same run: {rates}.", ""]
     if results["rows"]:
-        lines += [table(results["rows"], COLUMNS), ""]
+        columns = {key: column for key, column in COLUMNS.items() if key in results["rows"][0]}
+        lines += [table(results["rows"], columns), ""]
         rounds = f"Medians of {results['repeats']} rounds, in each of which every variant had its turn; ratios within a round."
         lines += [f"{rounds} Seconds of the {results['clock']} clock.", ""]
+        lines += [line for note in results.get("rivals", []) for line in (note, "")]
     for title, part in results["parts"].items():
         first = part["rows"][0]
         columns = {key: (heading, "{:.3f}" if isinstance(first[key], float) else "{}") for key, heading in part["columns"].items()}

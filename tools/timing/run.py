@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from data.console import say
 from engine.distributed import choose_device, dtype_of
 from options.d3sr import TestOptions
 from restoring.host import physical_cores
-from tools.timing import parts
-from tools.timing.measure import device_limit, machine
+from tools.timing import parts, rivals
+from tools.timing.measure import PACKAGES, device_limit, machine
 from tools.timing.report import markdown, plot
 from tools.timing.training import training
-from tools.timing.variants import FAST, build_all, measure_variants, shipped
+from tools.timing.variants import FAST, SHIPPED, build_all, measure_variants, shipped
 
 SCALING = (256, 512, 1024, 2048, 4096)
 
@@ -41,15 +42,15 @@ def measure_all(args: argparse.Namespace, options: TestOptions) -> dict[str, Any
         raise ValueError("--clock cpu: a GPU's work takes no processor seconds; use --clock wall")
     if device.type == "cpu":
         torch.set_num_threads(physical_cores() if options.num_threads == "auto" else options.num_threads)
+    others = rivals.load_rivals(args.rivals, args.sizes) if args.rivals else []
+    packages = [*PACKAGES, *rivals.installed()] if others else PACKAGES
     limit = device_limit(device, dtype_of(options.precision), repeats, clock)
     results: dict[str, Any] = {
-        "command": shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]), "machine": machine(device),
+        "command": shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]), "machine": machine(device, packages),
         "precision": options.precision, "repeats": repeats, "clock": clock, "limit": limit, "rows": [], "parts": {},
     }  # fmt: skip
     if args.sizes:
-        generators = build_all([*args.variants, *(FAST if args.fast_vae else ())], options, args.fast_vae, device)
-        for size in args.sizes:
-            results["rows"] += measure_variants(generators, size, repeats, limit, device, clock)
+        results |= measure_sizes(args, options, others, limit, device)
     if args.scaling is not None:
         generator, tile = shipped(options, device), 1024 if options.tile == "auto" else options.tile
         results["parts"]["Scaling"] = parts.scaling(generator, args.scaling or SCALING, tile, options.tile_overlap, repeats, clock)
@@ -61,3 +62,17 @@ def measure_all(args: argparse.Namespace, options: TestOptions) -> dict[str, Any
     if args.training:
         results["parts"]["Training"] = training(args.training, repeats, options.device, clock)
     return results
+
+
+def measure_sizes(
+    args: argparse.Namespace, options: TestOptions, others: Sequence[rivals.Rival], limit: Mapping[str, float], device: torch.device
+) -> dict[str, Any]:
+    """rows: every variant, and with rivals what is timed beside them, at every size. rivals: what is to be said about those, in lines."""
+    generators = build_all([*args.variants, *(FAST if args.fast_vae else ())], options, args.fast_vae, device)
+    rows: list[dict[str, Any]] = []
+    notes = [rivals.what_is_timed(options)] if others else []
+    for size in args.sizes:
+        beside, said = rivals.entries(others, generators[SHIPPED], size, options) if others else ({}, [])
+        rows += measure_variants(generators, size, args.repeats, limit, device, args.clock, others=beside)
+        notes += said
+    return {"rows": rows, "rivals": notes} if others else {"rows": rows}

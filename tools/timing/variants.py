@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median_high
 from typing import Any
 
@@ -20,6 +21,19 @@ from tools.timing.measure import interleaved, memory_of, ratios, weights_mib
 
 FAST = ("fast_decoder", "fast_both")
 GRAPHS = "graphs"
+SHIPPED = "channels_last"
+"""What test_d3sr.py runs by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row of something else than our variants: one picture through it, multiply-accumulates of that, MiB of weights, and whether
+    `memory_of` sees what it needs."""
+
+    call: Callable[[], object]
+    macs: int
+    weights_mib: float
+    seen: bool = True
 
 
 def unmerged(options: TestOptions) -> Generator:
@@ -69,7 +83,7 @@ def restoring(name: str, generator: Generator, lr_up: Tensor) -> Callable[[], Te
 
 def shipped(options: TestOptions, device: torch.device) -> Generator:
     """The variant that test_d3sr.py runs by default."""
-    return build_all(["channels_last"], options, None, device)["channels_last"]
+    return build_all([SHIPPED], options, None, device)[SHIPPED]
 
 
 def measure_variants(
@@ -80,24 +94,36 @@ def measure_variants(
     device: torch.device,
     clock: str = "wall",
     warmup: int = 0,
+    others: Mapping[str, Entry] | None = None,
 ) -> list[dict[str, Any]]:
     """A row for every variant at one size, each warmed up by `warmup` pictures and one more; the first variant is what the others are
-    compared with. Raises ValueError for a size that the network does not take."""
-    macs = {name: total(generator_macs(copy.deepcopy(generator).to("meta"), size).values()) for name, generator in generators.items()}
+    compared with. `others` have their turns in the same rounds; with them every row says how many times as long as `SHIPPED` it takes,
+    which must be among the variants. Raises ValueError for a size that the network does not take."""
     lr_up = example_picture((size, size)).to(device)
-    calls = {name: restoring(name, generator, lr_up) for name, generator in generators.items()}
+    entries = {name: as_entry(name, generator, lr_up) for name, generator in generators.items()} | dict(others or {})
+    calls = {name: entry.call for name, entry in entries.items()}
     rows, first = [], next(iter(generators))
     with torch.inference_mode():
         results = {name: call() for name, call in calls.items()}  # also the warm-up
         seconds = interleaved(calls, device, repeats=repeats, warmup=warmup, clock=clock)
         speed = ratios(seconds, first)
         for name, taken in seconds.items():
-            difference = (results[name] - results[first]).abs().max().item()
-            middle, gmacs = median_high(taken), macs[name].everything / 1e9
-            seen = device.type == "cuda" or name not in ("compiled", GRAPHS)  # what compiled code makes on a CPU shows nowhere
+            entry, middle = entries[name], median_high(taken)
+            gmacs = entry.macs / 1e9
             rows.append({
                 "variant": name, "size": size, "seconds": middle, "all_seconds": taken, "ratio": speed[name], "gmacs": gmacs,
-                "share": gmacs / middle / max(limit.values()), "memory_mib": memory_of(calls[name], device) if seen else None,
-                "weights_mib": weights_mib(generators[name]), "difference": difference,
+                "share": gmacs / middle / max(limit.values()), "memory_mib": memory_of(entry.call, device) if entry.seen else None,
+                "weights_mib": entry.weights_mib,
+                "difference": (results[name] - results[first]).abs().max().item() if name in generators else None,
             })  # fmt: skip
+    if others:
+        for row, faster in zip(rows, ratios(seconds, SHIPPED).values(), strict=True):
+            row["times_ours"] = 1 / faster
     return rows
+
+
+def as_entry(name: str, generator: Generator, lr_up: Tensor) -> Entry:
+    """A variant's row. Raises ValueError for a size that the network does not take."""
+    macs = total(generator_macs(copy.deepcopy(generator).to("meta"), lr_up.shape[-1]).values())
+    seen = lr_up.device.type == "cuda" or name not in ("compiled", GRAPHS)  # what compiled code makes on a CPU shows nowhere
+    return Entry(call=restoring(name, generator, lr_up), macs=macs.everything, weights_mib=weights_mib(generator), seen=seen)
