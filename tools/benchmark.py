@@ -8,6 +8,7 @@
 Variants: naive = diffusers' UNet as it trains, peft's adapters beside the weights; loaded = adapters merged; fused = everything folded that
 is the same for every picture (models/fused.py); channels_last = the same, laid out so (what test_d3sr.py runs);
 phase = fused, and the UNet enlarges by transposed convolutions; compiled = torch.compile of fused; bf16 = channels_last in bfloat16;
+ncnn = fused, the UNet through ncnn (network_g.runtime: ncnn; requirements-ncnn.txt), where asked for;
 graphs = torch.compile of channels_last into CUDA graphs (mode reduce-overhead), where asked for;
 fast_decoder, fast_both = fused with a small VAE, see --fast-vae.
 Rivals: each FILE of --rivals (a .safetensors or .pth of any super-resolution network that spandrel knows) joins the same rounds, float32,
@@ -28,7 +29,7 @@ from data.console import prepare, say
 from options.arguments import add_option_arguments
 from options.d3sr import load_test_options
 
-VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled", "bf16", "graphs")
+VARIANTS = ("naive", "loaded", "fused", "channels_last", "phase", "compiled", "bf16", "ncnn", "graphs")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_option_arguments(parser, "option file of a test, which says what runs and how", "change options")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of the results")
     parser.add_argument("--sizes", type=int, nargs="*", default=[512, 1024, 2048], help="sides of the output (default: %(default)s)")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:-1], help="naive is always among them")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:-2], help="naive is always among them")
     parser.add_argument("--fast-vae", metavar="PATH", help="AutoencoderTiny: folder or hub id; adds the two fast variants")
     parser.add_argument("--rivals", nargs="+", default=[], metavar="FILE", help="weights of other super-resolution networks")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,12 @@ from torch import Tensor, nn
 from models.fused import fuse
 from models.generator import Generator
 from models.ncnn_unet import NCNN_FILES, NcnnNet
+from restoring.host import available_memory
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 PACKAGES = ("ncnn", "pnnx")
 SIZES = ((3, 5), (4, 2))
@@ -32,8 +39,13 @@ def write_ncnn(generator: Generator, folder: Path) -> float:
     """Writes a float32 generator's UNet, fused, as NCNN_FILES in `folder`. Returns the largest difference found, see `convert`."""
     unet = fuse(generator, memory_format=torch.contiguous_format).unet
     stride, channels = generator.size_multiple // generator.autoencoder.factor, generator.autoencoder.latent_channels
-    examples = [torch.randn(1, channels, *(side * stride for side in size), generator=torch.Generator().manual_seed(0)) for size in SIZES]
+    examples = [noise((1, channels, rows * stride, columns * stride)) for rows, columns in SIZES]
     return convert(unet, examples, *(folder / name for name in NCNN_FILES))
+
+
+def noise(shape: tuple[int, ...]) -> Tensor:
+    """An example: Gaussian, the same every time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def convert(network: nn.Module, examples: list[Tensor], param: Path, weights: Path) -> float:
@@ -57,11 +69,13 @@ def convert(network: nn.Module, examples: list[Tensor], param: Path, weights: Pa
             warnings.simplefilter("ignore")  # torch prefers torch.export, which pnnx does not read; a size that is fixed shows below
             torch.jit.trace(network, examples[0], check_trace=False).save(f"{work}/net.pt")
         command = [pnnx.EXEC_PATH, "net.pt", f"inputshape={shapes[0]}", f"inputshape2={shapes[1]}", "fp16=0"]
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True)
+        # Its memory doubles with every block of an ESRGAN, 17 GB for 23 of them: it shall give up before the machine does.
+        bound = resource and partial(resource.setrlimit, resource.RLIMIT_AS, (available_memory(),) * 2)
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, preexec_fn=bound)
         made = [Path(work) / f"net.ncnn.{kind}" for kind in ("param", "bin")]
         if done.returncode or not all(file.is_file() for file in made):
             said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-            raise ValueError(f"pnnx could not convert the network (status {done.returncode}); its last words: {said}")
+            raise ValueError(f"pnnx cannot convert the network, or not with the memory that is free; its last words: {said}")
         for file, target in zip(made, (param, weights), strict=True):
             shutil.move(file, target)
         net, worst = NcnnNet(param, weights), 0.0

@@ -18,7 +18,7 @@ from tools.timing import parts, rivals
 from tools.timing.measure import PACKAGES, device_limit, machine
 from tools.timing.report import markdown, plot
 from tools.timing.training import training
-from tools.timing.variants import FAST, SHIPPED, build_all, measure_variants, shipped
+from tools.timing.variants import FAST, build_all, measure_variants, shipped
 
 SCALING = (256, 512, 1024, 2048, 4096)
 
@@ -72,7 +72,7 @@ def measure_sizes(
     rows: list[dict[str, Any]] = []
     notes = [rivals.what_is_timed(options)] if others else []
     for size in args.sizes:
-        beside, said = rivals.entries(others, generators[SHIPPED], size, options) if others else ({}, [])
+        beside, said = rivals.entries(others, generators, size, options) if others else ({}, [])
         rows += measure_variants(generators, size, args.repeats, limit, device, args.clock, others=beside)
         notes += said
     return {"rows": rows, "rivals": notes} if others else {"rows": rows}

@@ -3,7 +3,9 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median_high
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,15 +14,18 @@ from torch import Tensor
 from engine.distributed import dtype_of
 from models.fused import compile_networks, fuse
 from models.generator import Generator, build_generator, cast_weights, load_generator, load_trained, use_fast_vae
+from models.ncnn_unet import use_ncnn
 from models.release import MERGED, read_generator_config
 from models.sizes import trained_settings
 from options.d3sr import TestOptions
+from tools.exporting.ncnn_export import write_ncnn
 from tools.exporting.onnx_export import example_picture
 from tools.timing.complexity import generator_macs, total
 from tools.timing.measure import interleaved, memory_of, ratios, weights_mib
 
 FAST = ("fast_decoder", "fast_both")
 GRAPHS = "graphs"
+NCNN = "ncnn"
 SHIPPED = "channels_last"
 """What test_d3sr.py runs by default."""
 
@@ -59,15 +64,29 @@ def build(name: str, options: TestOptions, fast_vae: str | None) -> Generator:
     if name == "loaded":
         return generator
     layout = torch.channels_last if name in ("channels_last", "bf16", GRAPHS) else torch.contiguous_format
+    if name == NCNN:
+        return through_ncnn(generator)
     generator = fuse(generator, phase_upsampling=name == "phase", memory_format=layout)
     if name in ("compiled", GRAPHS):
         compile_networks(generator, mode="reduce-overhead" if name == GRAPHS else None)
     return generator
 
 
+def through_ncnn(generator: Generator) -> Generator:
+    """The generator as network_g.runtime: ncnn runs it, without its files."""
+    with TemporaryDirectory(prefix="d3sr-") as folder:
+        write_ncnn(generator, Path(folder))
+        generator = fuse(generator)
+        use_ncnn(generator, folder)
+    return generator
+
+
 def build_all(names: Sequence[str], options: TestOptions, fast_vae: str | None, device: torch.device) -> dict[str, Generator]:
-    """Every variant in the asked precision (bf16 in its own), on the device."""
-    dtypes = {name: dtype_of("bf16" if name == "bf16" else options.precision) for name in names}
+    """Every variant in the asked precision (bf16 in its own, ncnn in float32), on the device. Raises ValueError for ncnn beside a GPU."""
+    if NCNN in names and device.type != "cpu":
+        raise ValueError(f"--variants: ncnn computes on the CPU, and this is {device.type}: set device: cpu")
+    own = {"bf16": "bf16", NCNN: "fp32"}
+    dtypes = {name: dtype_of(own.get(name, options.precision)) for name in names}
     return {name: cast_weights(build(name, options, fast_vae), dtype).to(device) for name, dtype in dtypes.items()}
 
 
@@ -100,7 +119,8 @@ def measure_variants(
     compared with. `others` have their turns in the same rounds; with them every row says how many times as long as `SHIPPED` it takes,
     which must be among the variants. Raises ValueError for a size that the network does not take."""
     lr_up = example_picture((size, size)).to(device)
-    entries = {name: as_entry(name, generator, lr_up) for name, generator in generators.items()} | dict(others or {})
+    counted = {name: generators[SHIPPED] if name == NCNN else generator for name, generator in generators.items()}
+    entries = {name: as_entry(name, generator, counted[name], lr_up) for name, generator in generators.items()} | dict(others or {})
     calls = {name: entry.call for name, entry in entries.items()}
     rows, first = [], next(iter(generators))
     with torch.inference_mode():
@@ -122,8 +142,8 @@ def measure_variants(
     return rows
 
 
-def as_entry(name: str, generator: Generator, lr_up: Tensor) -> Entry:
-    """A variant's row. Raises ValueError for a size that the network does not take."""
-    macs = total(generator_macs(copy.deepcopy(generator).to("meta"), lr_up.shape[-1]).values())
-    seen = lr_up.device.type == "cuda" or name not in ("compiled", GRAPHS)  # what compiled code makes on a CPU shows nowhere
-    return Entry(call=restoring(name, generator, lr_up), macs=macs.everything, weights_mib=weights_mib(generator), seen=seen)
+def as_entry(name: str, generator: Generator, counted: Generator, lr_up: Tensor) -> Entry:
+    """A variant's row. `counted`: one of PyTorch's operators that computes the same. Raises ValueError for a size that it does not take."""
+    macs = total(generator_macs(copy.deepcopy(counted).to("meta"), lr_up.shape[-1]).values())
+    seen = lr_up.device.type == "cuda" or name not in ("compiled", GRAPHS, NCNN)  # what these allocate on a CPU shows nowhere
+    return Entry(call=restoring(name, generator, lr_up), macs=macs.everything, weights_mib=weights_mib(counted), seen=seen)
