@@ -1,4 +1,5 @@
-"""Pre-trained diffusion models as the rest of the project sees them. The only file that imports diffusers.
+"""Pre-trained diffusion models as the rest of the project sees them. The only file that imports diffusers, and only for models that
+`models.plain_unet` and `models.block_transform` are not.
 
 Any folder or hub id of the Stable Diffusion family works by its own config.json: SD 1.5, SD 2.1-base, SD-Turbo, SDXL (as a
 discriminator), AutoencoderTiny as the VAE, and the small base of this project with its `BlockTransform`. Random weights of their sizes
@@ -8,23 +9,24 @@ discriminator), AutoencoderTiny as the VAE, and the small base of this project w
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
-import diffusers.loaders  # noqa: F401  notes what could be loaded from where, for which it must see all packages: see `_out_of_sight`
 import torch
-from diffusers.utils import import_utils
 from torch import Tensor, nn
 
 from models.autoencoders import Autoencoder, BlockAutoencoder, KLAutoencoder, TinyAutoencoder
 from models.block_transform import BlockTransform
 from models.configs import SCHEDULE
 from models.diffusion import scaled_linear_alphas_cumprod
+from models.plain_unet import PlainUNet, is_plain
 from models.pretrained_files import address_of, check_fit, everything, read_config, read_weights
 from models.random_source import is_random, kind_and_seed, random_tensors
 
 
 @contextmanager
-def _out_of_sight(*packages: str) -> Iterator[None]:
+def _out_of_sight(import_utils: ModuleType, *packages: str) -> Iterator[None]:
     """Inside, diffusers takes these packages for not installed.
 
     Its model classes import whole training and quantization libraries where they find them, for ways of loading that nobody uses here,
@@ -47,15 +49,19 @@ def _out_of_sight(*packages: str) -> Iterator[None]:
                 vars(sys.modules[package]).pop(child, None)  # `from package import child` looks there first
 
 
-with _out_of_sight("peft", "bitsandbytes", "transformers", "torchvision"):
-    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+@cache
+def _diffusers(kind: str) -> type:
+    """A model class of diffusers."""
+    import diffusers.loaders  # late: it takes seconds; and first, to note what could be loaded from where: see `_out_of_sight`
+    from diffusers.utils import import_utils  # late: as above
 
-AUTOENCODERS = {
-    "AutoencoderKL": (AutoencoderKL, KLAutoencoder),
-    "AutoencoderTiny": (AutoencoderTiny, TinyAutoencoder),
-    "BlockTransform": (BlockTransform, BlockAutoencoder),
-}
-"""Kind, as config.json names it -> the model, and the class that wraps it."""
+    with _out_of_sight(import_utils, "peft", "bitsandbytes", "transformers", "torchvision"):
+        return getattr(diffusers, kind)
+
+
+AUTOENCODERS = {"AutoencoderKL": KLAutoencoder, "AutoencoderTiny": TinyAutoencoder, "BlockTransform": BlockAutoencoder}
+"""Kind, as config.json names it -> the class that wraps the model."""
+UNET = "UNet2DConditionModel"
 TRUNK_PARTS = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
 
 
@@ -103,27 +109,35 @@ def _autoencoder_kind(config: dict, where: str) -> tuple[type, type[Autoencoder]
     kind = config.get("_class_name", "AutoencoderKL")
     if kind not in AUTOENCODERS:
         raise ValueError(f"'{address_of(where, 'config.json')}' describes a {kind}; known autoencoders: {', '.join(AUTOENCODERS)}")
-    return AUTOENCODERS[kind]
+    return _autoencoder_class(kind), AUTOENCODERS[kind]
 
 
-def load_unet(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
-    """A frozen UNet in eval mode, sizes from its config.json."""
+def _autoencoder_class(kind: str) -> type:
+    return BlockTransform if kind == "BlockTransform" else _diffusers(kind)
+
+
+def load_unet(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32, *, only_run: bool = False) -> nn.Module:
+    """A frozen UNet in eval mode, sizes from its config.json.
+
+    only_run: no adapters will be put on it, so that a plain one does without diffusers.
+    """
     config = read_config(source, "unet", revision)
-    unet = _build(UNet2DConditionModel, config, base_weights(source, "unet", revision, dtype=dtype), dtype, f"{source}/unet")
+    kind = PlainUNet if only_run and is_plain(config) else _diffusers(UNET)
+    unet = _build(kind, config, base_weights(source, "unet", revision, dtype=dtype), dtype, f"{source}/unet")
     return unet.requires_grad_(False).eval()
 
 
-def load_trunk(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+def load_trunk(source: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A UNet cut after its mid block: conv_in, time (and add) embedding, down blocks and mid block.
 
     The up blocks, half of a UNet, are never allocated and never read from the file. Use `trunk_features` to run it.
     """
     config = read_config(source, "unet", revision)
     weights = base_weights(source, "unet", revision, lambda name: name.startswith(TRUNK_PARTS), dtype)
-    return _build(UNet2DConditionModel, config, weights, dtype, f"{source}/unet", cut=cut_after_mid_block).requires_grad_(False).eval()
+    return _build(_diffusers(UNET), config, weights, dtype, f"{source}/unet", cut=cut_after_mid_block).requires_grad_(False).eval()
 
 
-def cut_after_mid_block(unet: UNet2DConditionModel) -> None:
+def cut_after_mid_block(unet: nn.Module) -> None:
     """Removes what a discriminator does not use."""
     del unet.up_blocks, unet.conv_norm_out, unet.conv_act, unet.conv_out
 
@@ -144,7 +158,8 @@ def _on_meta(kind: type, config: dict, where: str) -> nn.Module:
             return kind.from_config(config)
     except Exception as error:  # diffusers' classes look at hardly any of their settings before they use them
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{address_of(where, 'config.json')} does not describe a {kind.__name__}: {reason}") from error
+        name = config.get("_class_name", kind.__name__)
+        raise ValueError(f"{address_of(where, 'config.json')} does not describe a {name}: {reason}") from error
 
 
 def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -178,23 +193,23 @@ def load_alphas_cumprod(source: str, revision: str | None = None) -> Tensor:
     return scaled_linear_alphas_cumprod(config.get("num_train_timesteps", 1000), config["beta_start"], config["beta_end"])
 
 
-def predict_noise(unet: UNet2DConditionModel, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor) -> Tensor:
+def predict_noise(unet: nn.Module, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor) -> Tensor:
     """epsilon_theta(z_t; t): noise_pred (N, C, h, w). prompt_embedding is (N, tokens, width)."""
     return unet(z_t.to(unet.conv_in.weight.dtype), timesteps, encoder_hidden_states=prompt_embedding, return_dict=False)[0]
 
 
-def needs_pooled_condition(unet: UNet2DConditionModel) -> bool:
+def needs_pooled_condition(unet: nn.Module) -> bool:
     """Whether the UNet is SDXL-like: conditioned on a pooled text embedding and on picture sizes."""
     return unet.config.addition_embed_type == "text_time"
 
 
-def pooled_width(unet: UNet2DConditionModel) -> int:
+def pooled_width(unet: nn.Module) -> int:
     """Width of SDXL's pooled text embedding: what the six size embeddings leave of add_embedding's input (1280)."""
     return unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
 
 
 def trunk_features(
-    trunk: UNet2DConditionModel, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor, added: dict[str, Tensor] | None
+    trunk: nn.Module, z_t: Tensor, timesteps: Tensor, prompt_embedding: Tensor, added: dict[str, Tensor] | None
 ) -> list[Tensor]:
     """Latents (N, C, h, w) -> features (N, channels, h / 2^k, w / 2^k) after every down block and, last, after the mid block.
 
@@ -217,7 +232,7 @@ def trunk_features(
     return [*features, trunk.mid_block(sample, temb)]
 
 
-def heavy_layers(unet: UNet2DConditionModel) -> list[nn.Module]:
+def heavy_layers(unet: nn.Module) -> list[nn.Module]:
     """The ResNet and transformer blocks, none inside another: nearly all weights of a UNet in pieces of a few percent."""
     kinds = {"ResnetBlock2D", "BasicTransformerBlock"}  # or what FSDP makes of them: its own classes, derived from these
     return [layer for layer in unet.modules() if kinds & {kind.__name__ for kind in type(layer).__mro__}]
@@ -228,26 +243,35 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return nn.Module.to(module, dtype)
 
 
-def save_base(folder: Path, unet: UNet2DConditionModel, autoencoder: Autoencoder) -> None:
+def save_base(folder: Path, unet: nn.Module, autoencoder: Autoencoder) -> None:
     """Writes a base model that `load_unet`, `load_autoencoder` and diffusers can read: unet/, vae/, scheduler/."""
     from diffusers import DDPMScheduler  # late: only what makes a base needs it
 
     folder = Path(folder)
-    unet.save_pretrained(folder / "unet")
+    save_unet(folder / "unet", unet)
     autoencoder.model.save_pretrained(folder / "vae")
     scheduler = DDPMScheduler(**SCHEDULE, clip_sample=False)
     scheduler.save_pretrained(folder / "scheduler")
 
 
-def new_unet(config: dict, seed: int = 0) -> UNet2DConditionModel:
+def save_unet(folder: Path, unet: nn.Module) -> None:
+    """Writes config.json and weights, as diffusers does."""
+    if isinstance(unet, PlainUNet):
+        state = unet.state_dict()
+        unet = _on_meta(_diffusers(UNET), unet.config, str(folder))
+        unet.load_state_dict(state, assign=True)
+    unet.save_pretrained(folder)
+
+
+def new_unet(config: dict, seed: int = 0) -> nn.Module:
     """A UNet with freshly drawn weights, the same for the same seed; the global random state is left alone."""
-    return _new(UNet2DConditionModel, config, seed)
+    return _new(_diffusers(UNET), config, seed)
 
 
 def new_autoencoder(config: dict, seed: int = 0) -> Autoencoder:
     """An autoencoder of the kind that config["_class_name"] says, with freshly drawn weights where it has weights."""
-    kind, wrapper = AUTOENCODERS[config["_class_name"]]
-    return wrapper(_new(kind, config, seed))
+    kind = config["_class_name"]
+    return AUTOENCODERS[kind](_new(_autoencoder_class(kind), config, seed))
 
 
 def _new(kind: type, config: dict, seed: int) -> nn.Module:
@@ -256,12 +280,12 @@ def _new(kind: type, config: dict, seed: int) -> nn.Module:
         return kind.from_config(config)
 
 
-def meta_unet(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+def meta_unet(config: dict, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A frozen UNet of the config's sizes on the meta device: shapes only, no memory and no weights."""
-    return cast(_on_meta(UNet2DConditionModel, config, "unet"), dtype).requires_grad_(False).eval()
+    return cast(_on_meta(_diffusers(UNET), config, "unet"), dtype).requires_grad_(False).eval()
 
 
-def meta_trunk(config: dict, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+def meta_trunk(config: dict, dtype: torch.dtype = torch.float32) -> nn.Module:
     """What `load_trunk` loads, on the meta device."""
     unet = meta_unet(config, dtype)
     cut_after_mid_block(unet)

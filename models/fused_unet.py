@@ -187,7 +187,7 @@ class FusedUNet(nn.Module):
     Unchanged layers are shared with `unet`.
 
     Args:
-        unet: a UNet2DConditionModel in eval mode.
+        unet: a UNet2DConditionModel or PlainUNet in eval mode.
         timestep: T_L.
         prompt_embedding: (tokens, width).
         phase_upsampling: see `PhaseUpsample`.
@@ -204,8 +204,9 @@ class FusedUNet(nn.Module):
         odd += [name for name in ("addition_embed_type", "center_input_sample") if unet.config.get(name)]
         check_plain(not odd, f"the UNet has {', '.join(odd)}")
         kinds = {type(block).__name__ for block in (*unet.down_blocks, *unet.up_blocks)}
-        unknown = kinds - {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
-        check_plain(not unknown and type(unet.mid_block).__name__ == "UNetMidBlock2DCrossAttn", f"blocks {unknown or unet.mid_block}")
+        unknown = kinds - {"Level", "DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
+        middle = type(unet.mid_block).__name__
+        check_plain(not unknown and middle in ("Middle", "UNetMidBlock2DCrossAttn"), f"blocks {unknown or middle}")
         temb, prompt = embedded_timestep(unet, timestep), prompt_embedding.detach().double()
 
         def fused(block: nn.Module) -> FusedBlock:

@@ -206,7 +206,7 @@ def load_generator(
     if config.get("base_fingerprint") not in (None, base_fingerprint(source, revision)):
         raise ValueError(f"'{path}' was trained on another base than '{source}' ({config['base']}): set network_g.pretrained to that one")
     state = read_generator_tensors(path)
-    unet = load_unet(source, revision)
+    unet = load_unet(source, revision, only_run=True)
     place = "the unet/ beside it" if Path(source) == Path(path) else f"the UNet of '{source}'"
     _check_state(Path(path) / GENERATOR_FILE, state, unet, whole=config["train"] == "full", place=place)
     if config["train"] == "full":

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 import cv2
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -88,16 +87,18 @@ def write_page(folder: str | Path, title: str, entries: Sequence[PageEntry], met
     means = mean_scores([ImageScores(image=entry.name, scores=entry.scores) for entry in entries])
     script = SCRIPT.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    pieces = _template().generate(
-        title=title,
-        entries=entries,
-        metrics=metrics if means else (),
-        protocol=protocol,
-        means=means,
-        summary=_summary(entries),
-        timed=any(entry.seconds is not None for entry in entries),
-        script=script,
-        script_hash=f"sha256-{digest}",
+    pieces = _generated(
+        {
+            "title": title,
+            "entries": entries,
+            "metrics": metrics if means else (),
+            "protocol": protocol,
+            "means": means,
+            "summary": _summary(entries),
+            "timed": any(entry.seconds is not None for entry in entries),
+            "script": script,
+            "script_hash": f"sha256-{digest}",
+        }
     )
     path = Path(folder) / PAGE
     with whole_file(path) as file:
@@ -106,8 +107,10 @@ def write_page(folder: str | Path, title: str, entries: Sequence[PageEntry], met
     return path
 
 
-def _template() -> jinja2.Template:
-    """page.html with the functions it calls."""
+def _generated(values: dict[str, Any]) -> Iterator[str]:
+    """page.html of these values, in pieces."""
+    import jinja2  # late: few runs write a page
+
     loader = jinja2.FileSystemLoader(TEMPLATE.parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.finalize = lambda value: one_line(value) if type(value) is str else value  # not Markup: what macros made, and the script
@@ -115,7 +118,7 @@ def _template() -> jinja2.Template:
     environment.filters["address"] = lambda link: quote(os.fsencode(link))
     environment.globals |= {"MISSING": MISSING, "number": number, "direction": direction}
     environment.globals |= {"best": _best, "every_digit": _every_digit, "pairs": _pairs}
-    return environment.get_template(TEMPLATE.name)
+    return environment.get_template(TEMPLATE.name).generate(values)
 
 
 def _summary(entries: Sequence[PageEntry]) -> str:

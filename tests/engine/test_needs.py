@@ -190,7 +190,7 @@ def test_the_small_files_of_a_hubs_base_are_fetched_before_the_large_ones(lab: P
         return "somewhere"
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr("models.pretrained_files._hub_answers", lambda: True)
+    monkeypatch.setattr("models.hub.answers", lambda: True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     options = functools.partial(options_of, lab, lab, "network_g.pretrained=owner/name", "network_g.revision=v1")
     insist(options(), MAIN)

@@ -136,7 +136,7 @@ def test_block_transform_is_fetched_from_the_hub_with_its_weights(tiny_base, mon
         return str(tiny_base / subfolder / name)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr("models.pretrained_files._hub_answers", lambda: True)
+    monkeypatch.setattr("models.hub.answers", lambda: True)
     assert load_autoencoder("owner/name").model.std[0].item() == 2.0
     assert fetched == ["config.json", WEIGHTS]
 
@@ -245,11 +245,12 @@ def test_what_inference_does_not_need_is_not_imported_and_training_still_finds_p
     program = """
 import sys
 import models.generator
-assert not {"peft", "bitsandbytes", "transformers.modeling_utils"} & set(sys.modules), "half of the start-up"
 from models.backbones import new_unet
+assert "diffusers" not in sys.modules, "what only restores needs none: see tests/restoring/test_start_up.py"
 from models.configs import TINY_UNET
 from models.lora import add_lora, lora_parameters
 unet = new_unet({**TINY_UNET, "block_out_channels": [16, 32, 32], "attention_head_dim": [2, 2, 2]})
+assert not {"peft", "bitsandbytes", "transformers.modeling_utils"} & set(sys.modules), "half of the start-up"
 add_lora(unet, 2, 2)
 assert "peft" in sys.modules and len(lora_parameters(unet)) > 10
 from diffusers.loaders import lora_base

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
-from models import pretrained_files
+from models import hub
 from models.pretrained_files import MIRRORS, address_of, find_file, is_local, read_config, read_weights, reading_tensors
 
 SAFETENSORS = "diffusion_pytorch_model.safetensors"
@@ -122,7 +122,7 @@ def test_the_second_name_is_asked_for_where_the_first_is_missing(monkeypatch, sd
         return str(sd_base / subfolder / "config.json")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr("models.pretrained_files._hub_answers", lambda: True)
+    monkeypatch.setattr("models.hub.answers", lambda: True)
     assert find_file("owner/name", (SAFETENSORS, BIN), "unet", "v1") == sd_base / "unet" / "config.json"
     assert asked == [("owner/name", SAFETENSORS, "unet", "v1"), ("owner/name", BIN, "unet", "v1")]
 
@@ -272,10 +272,10 @@ def silent_hub(monkeypatch, hub_cache):
     thread.start()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-    monkeypatch.setattr("models.pretrained_files.PATIENCE", 0.2)
-    pretrained_files._hub_answers.cache_clear()
+    monkeypatch.setattr("models.hub.PATIENCE", 0.2)
+    hub.answers.cache_clear()
     yield asked
-    pretrained_files._hub_answers.cache_clear()
+    hub.answers.cache_clear()
     ended.set()
     thread.join()
     server.close()
@@ -303,7 +303,7 @@ def test_a_hub_that_falls_silent_is_not_asked_for_the_next_name(monkeypatch):
         raise errors.LocalEntryNotFoundError("gone")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr("models.pretrained_files._hub_answers", lambda: True)
+    monkeypatch.setattr("models.hub.answers", lambda: True)
     with pytest.raises(ValueError, match="cannot be reached"):
         find_file("owner/name", (SAFETENSORS, BIN), "unet")
     assert asked == [SAFETENSORS]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.whole_files import refuse_leftovers, write_folder
 from engine.distributed import dtype_of
+from models.backbones import save_unet
 from models.generator import Generator, load_generator
 from models.ncnn_unet import NCNN_FILES
 from models.pretrained_files import read_config
@@ -90,7 +91,7 @@ def merged_config(config: dict, dtype: str, strength: float) -> dict:
 
 def write_merged(folder: Path, generator: Generator, config: dict, scheduler: dict) -> None:
     """Everything but README.md and ONNX."""
-    generator.unet.save_pretrained(folder / "unet")
+    save_unet(folder / "unet", generator.unet)
     generator.autoencoder.model.save_pretrained(folder / "vae")
     save_generator_tensors(folder, {"prompt_embedding": generator.prompt_embedding.detach()})
     (folder / "scheduler").mkdir()
