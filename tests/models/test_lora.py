@@ -348,3 +348,34 @@ class Casts(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.count += function is torch.ops.aten._to_copy.default
         return function(*args, **(kwargs or {}))
+
+
+def test_adapters_of_scale_1_multiply_by_nothing(unet, sd_base):
+    """As peft's own to the bit, forward and backward, without its products with alpha / r; of another scale they are peft's own."""
+    add_lora(unet, 4, 4)
+    disturb_lora(unet)
+    found, products = {}, {}
+    for name in ("ours", "peft"):
+        with Operations() as operations:
+            result = unet(noise_like(1, 4, 16, 16), torch.tensor([399]), noise_like(1, 5, 24, seed=1)).sample
+            gradients = torch.autograd.grad(result.square().sum(), lora_parameters(unet))
+        found[name], products[name] = [result, *gradients], operations.count("aten.mul.Tensor")
+        for layer in adapted_layers(unet):  # for the second round, on the same weights in the same memory
+            layer.lora_variant.clear()
+    assert len(found["ours"]) > 50 and all(torch.equal(*pair) for pair in zip(*found.values(), strict=True))
+    assert products["peft"] - products["ours"] == 2 * len(adapted_layers(unet))
+    other = load_unet(str(sd_base))
+    add_lora(other, 4, 8)
+    assert not any(layer.lora_variant for layer in adapted_layers(other))
+
+
+def adapted_layers(unet: torch.nn.Module) -> list[torch.nn.Module]:
+    return [module for module in unet.modules() if hasattr(module, "lora_variant")]
+
+
+class Operations(TorchDispatchMode, list):
+    """The names of all that run inside."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.append(str(function))
+        return function(*args, **(kwargs or {}))

@@ -23,6 +23,7 @@ from models.release import MERGED
 from models.settings import DiscriminatorSettings, FastVaeSettings, GeneratorSettings
 from models.sizes import find_config, meta_discriminator, meta_generator, trained_settings
 from options.d3sr import TestOptions, TrainOptions
+from tools.timing.launches import check_size, describe_launches
 
 Rule = Callable[[nn.Module, Tensor, Tensor], int]
 
@@ -123,8 +124,7 @@ def generator_macs(generator: Generator, size: int) -> dict[str, Macs]:
     Raises:
         ValueError: `size` is no multiple of what the generator works in.
     """
-    if size < 1 or size % generator.size_multiple:
-        raise ValueError(f"size: expected a multiple of {generator.size_multiple} pixels, got {size}")
+    check_size(generator, size)
     device = generator.prompt_embedding.device
     side, autoencoder = size // generator.autoencoder.factor, generator.autoencoder
     images = torch.zeros(1, 3, size, size, device=device)
@@ -145,12 +145,14 @@ def discriminator_macs(discriminator: Discriminator, side: int) -> dict[str, Mac
     return {"trunk": trunk, "with head": count_macs(discriminator, lambda: discriminator(z, timesteps))}
 
 
-def describe(options: TrainOptions | TestOptions, size: int) -> list[str]:
-    """Lines on the generator at size x size output pixels, and on the discriminator where the options train one.
+def describe(options: TrainOptions | TestOptions, size: int, launches: bool = False) -> list[str]:
+    """Lines on the generator at size x size output pixels, and on the discriminator where the options train one; or on their launches.
 
     Raises:
         ValueError: sizes that are unknown or do not fit, or a test whose generator is not there and which names no base.
     """
+    if launches:
+        return describe_launches(options, size)
     g = options.network_g
     if isinstance(options, TestOptions):
         return describe_generator(trained_settings(g.path, base=g.pretrained, revision=g.revision), g.fast_vae, size)
