@@ -14,10 +14,11 @@ from tests.tiny_models import write_sd_base, write_taesd, write_tiny_base
 from tests.tools.test_export import release
 from tests.tools.timing.test_rivals import write_compact
 from tools.benchmark import main
+from tools.exporting.ncnn_export import PACKAGES
 from tools.timing.measure import fitted_exponent, interleaved, memory_of, ratios
 from tools.timing.parts import losses
 from tools.timing.report import COLUMNS
-from tools.timing.rivals import NCNN, RESTORED
+from tools.timing.rivals import RESTORED
 
 pytestmark = pytest.mark.slow
 
@@ -76,12 +77,15 @@ def test_the_variants_of_a_lora_on_stable_diffusion(sd_run, tmp_path):
 
 def test_rivals_stand_beside_ours(tiny_run, tmp_path, capfd):
     pytest.importorskip("spandrel", reason="pip install -r requirements-peers.txt")
-    with_ncnn = all(map(find_spec, NCNN))
+    with_ncnn = all(map(find_spec, PACKAGES))
     four, two = write_compact(tmp_path / "four.safetensors", scale=4), write_compact(tmp_path / "two.pth", scale=2)
-    results, text = benchmark(tiny_run, tmp_path / "out", "--sizes", "64", "--variants", "naive", "--rivals", str(four), str(two))
+    variants = ("naive", "ncnn") if with_ncnn else ("naive",)
+    results, text = benchmark(tiny_run, tmp_path / "out", "--sizes", "64", "--variants", *variants, "--rivals", str(four), str(two))
     rows = {row["variant"]: row for row in results["rows"]}
     through = ("torch", "ncnn") if with_ncnn else ("torch",)
-    assert list(rows) == ["naive", "channels_last", RESTORED, *(f"{name}, {how}" for name in ("four", "two") for how in through)]
+    ours = ["naive", "channels_last", *variants[1:], RESTORED, *(f"{RESTORED}, runtime: {name}" for name in variants[1:])]
+    assert list(rows) == [*ours, *(f"{name}, {how}" for name in ("four", "two") for how in through)]
+    assert all(rows[name]["difference"] < 1e-4 for name in variants[1:])
     assert all(math.isfinite(number) for number in numbers(results)) and rows["channels_last"]["times_ours"] == 1
     for row in rows.values():
         taken, ours = row["all_seconds"], rows["channels_last"]["all_seconds"]

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from tests.tiny_models import noise_like
 from tools.benchmark import main
+from tools.exporting import ncnn_export
 from tools.timing import rivals
-from tools.timing.rivals import NCNN, as_mat, load_rivals, lr_picture, run_ncnn, through_ncnn, to_ncnn
+from tools.timing.rivals import load_rivals, lr_picture, through_ncnn
 
 spandrel = pytest.mark.skipif(find_spec("spandrel") is None, reason="pip install -r requirements-peers.txt")
-ncnn = pytest.mark.skipif(not all(map(find_spec, ("spandrel", *NCNN))), reason="pip install -r requirements-peers.txt and -ncnn.txt")
+PEERS = ("spandrel", *ncnn_export.PACKAGES)
+ncnn = pytest.mark.skipif(not all(map(find_spec, PEERS)), reason="pip install -r requirements-peers.txt and -ncnn.txt")
 
 
 def compact(scale: int = 4, channels: int = 3) -> dict[str, Tensor]:
@@ -60,23 +62,14 @@ def test_weights_are_found_their_network(tmp_path, ending, scale, bound):
 def test_ncnn_restores_pictures_of_any_size_with_as_many_threads_as_torch(tmp_path):
     (rival,) = load_rivals([str(write_compact(tmp_path / "net.pth"))], [64])
     x = torch.rand(1, 3, 45, 37, generator=torch.Generator().manual_seed(0))
-    net = to_ncnn(rival.network, x)
-    np.testing.assert_allclose(np.array(run_ncnn(net, as_mat(x))), by_hand(compact(), x, 4)[0].numpy(), atol=1e-5)
-    assert net.opt.num_threads == torch.get_num_threads() and not net.opt.use_fp16_storage and not net.opt.use_bf16_storage
-
-
-@ncnn
-def test_another_result_of_ncnn_is_refused(tmp_path, monkeypatch):
-    (rival,) = load_rivals([str(write_compact(tmp_path / "net.pth"))], [64])
-    x = lr_picture(64, 4)
     call, note = through_ncnn(rival, x)
-    assert note.startswith("net: ncnn differs from PyTorch by ") and np.array(call()).shape == (3, 64, 64)
-    monkeypatch.setattr(rivals, "as_mat", lambda x: as_mat(x + 0.01))
-    with pytest.raises(ValueError, match=r"net: ncnn computes something else than PyTorch: from 16 x 16 pixels it differs by 0\.0"):
-        through_ncnn(rival, x)
+    np.testing.assert_allclose(call(), by_hand(compact(), x, 4)[0].numpy(), atol=1e-5)
+    assert note.startswith("net: ncnn differs from PyTorch by ")
+    option = call.func.net.opt
+    assert option.num_threads == torch.get_num_threads() and not option.use_fp16_storage and not option.use_bf16_storage
 
 
-class Fourier(torch.nn.Module):
+class Bessel(torch.nn.Module):
     """A layer that ncnn does not have."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,13 +77,14 @@ class Fourier(torch.nn.Module):
 
 
 @ncnn
-def test_what_pnnx_cannot_convert_has_no_row(monkeypatch):
-    nothing = (None, "odd: pnnx cannot convert it for ncnn with the memory that is free.")
-    assert through_ncnn(rivals.Rival("odd", Fourier(), 1), lr_picture(64, 1)) == nothing
+def test_what_ncnn_cannot_compute_has_no_row(monkeypatch):
+    call, note = through_ncnn(rivals.Rival("odd", Bessel(), 1), lr_picture(64, 1))
+    assert call is None and note.startswith("odd: no row for ncnn: ")
     plain = rivals.Rival("odd", torch.nn.Conv2d(3, 3, 1).requires_grad_(False), 1)
-    assert through_ncnn(plain, lr_picture(64, 1)) != nothing
-    monkeypatch.setattr(rivals, "available_memory", lambda: 64 * 2**20)
-    assert through_ncnn(plain, lr_picture(64, 1)) == nothing
+    assert through_ncnn(plain, lr_picture(64, 1))[0] is not None
+    monkeypatch.setattr(ncnn_export, "available_memory", lambda: 64 * 2**20)
+    call, note = through_ncnn(plain, lr_picture(64, 1))
+    assert call is None and "or not with the memory that is free" in note
 
 
 def refusal(tmp_path: Path, *files: Path, sizes: tuple[str, ...] = ("64",)) -> list[str]:
