@@ -32,6 +32,7 @@ UPWARDS = {("models/generator.py", "restoring.rows.upscale")}
 """Late imports against the arrows."""
 
 ONLY_IN = {"diffusers": "models/backbones.py", "peft": "models/lora.py", "av": "data/videos/"}
+ONLY_IN |= {"ncnn": "models/ncnn_unet.py", "pnnx": "tools/exporting/ncnn_export.py", "spandrel": "tools/timing/rivals.py"}
 """Foreign module -> the only file or folder that may import it."""
 SLOW = ("pyiqa", "lpips", "tensorboard", "torch.utils.tensorboard")
 """Slow or optional, so imported inside functions only."""
