@@ -39,14 +39,15 @@ class NcnnNet:
             raise ValueError(f"{param} and {weights.name} are damaged, or of another version of ncnn: export them again")
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """(C, h, w) float32 -> (K, H, W) float32. Raises MemoryError."""
+        """(C, h, w) float32 -> (K, H, W) float32. Raises MemoryError, or RuntimeError for what ncnn cannot compute."""
         x = np.ascontiguousarray(x)
         extractor = self.net.create_extractor()
         extractor.input("in0", self.matrix(x))  # pnnx's names
         status, result = extractor.extract("out0")
         if status == NO_MEMORY:
             raise MemoryError("ncnn: out of memory")
-        assert status == 0, status
+        if status:
+            raise RuntimeError(f"ncnn failed with status {status}")
         return np.array(result)
 
 

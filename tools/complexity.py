@@ -2,7 +2,7 @@
 
     python tools/complexity.py -opt options/test_sd21.yml
     python tools/complexity.py -opt options/train.yml --size 1024
-    python tools/complexity.py -opt options/train.yml --launches      how often a GPU would be asked for work (two minutes)
+    python tools/complexity.py -opt options/train.yml --launches      how often a GPU would be asked for work (takes minutes)
 
 Nothing is downloaded and nothing computed: the networks are built without weights (on torch's meta device), with sizes from the base
 model's config.json where it is on this machine, else from models/configs.py. The rules of counting are in tools/timing/complexity.py

@@ -96,8 +96,7 @@ def entries(
     whole, notes = restored(ours[SHIPPED], image, options), []
     rows = {RESTORED: whole}
     if NCNN in ours:
-        call = restored(ours[NCNN], image, options).call
-        rows[f"{RESTORED}, runtime: ncnn"] = replace(whole, call=call, seen=False)
+        rows[f"{RESTORED}, runtime: ncnn"] = replace(whole, call=restoring(ours[NCNN], image, options), seen=False)
     for rival in rivals:
         lr, mib = lr_picture(size, rival.scale), weights_mib(rival.network)
         meta = copy.deepcopy(rival.network).to("meta")
@@ -131,9 +130,14 @@ def as_image(lr: Tensor) -> np.ndarray:
 
 def restored(generator: Generator, image: np.ndarray, options: TestOptions) -> Entry:
     """Ours from LR in 8 bit to the result in 8 bit: enlargement, mirrored frame, tiles and color_fix as the options say."""
-    settings = Restoration(scale=generator.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
-    call = partial(restore_array, generator, image, settings, no_warning)
+    call = restoring(generator, image, options)
     return Entry(call=call, macs=count_macs(generator, call).everything, weights_mib=weights_mib(generator))
+
+
+def restoring(generator: Generator, image: np.ndarray, options: TestOptions) -> Callable[[], np.ndarray]:
+    """What is timed of that."""
+    settings = Restoration(scale=generator.scale, tile=options.tile, tile_overlap=options.tile_overlap, color_fix=options.color_fix)
+    return partial(restore_array, generator, image, settings, no_warning)
 
 
 def installed() -> list[str]:

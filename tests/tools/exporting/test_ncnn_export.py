@@ -113,13 +113,32 @@ def test_files_that_compute_something_else_are_refused(tmp_path, monkeypatch):
         ncnn_export.convert(network, examples, *files)
 
 
-def test_a_network_that_ncnn_has_no_layers_for_is_refused(tmp_path):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return torch.special.bessel_j0(x)
+class Odd(nn.Module):
+    """A layer that ncnn does not have."""
 
-    with pytest.raises(ValueError, match="pnnx could not convert|damaged"):
-        ncnn_export.convert(Odd(), [noise_like(1, 3, 8, 9), noise_like(1, 3, 5, 4)], tmp_path / "a.param", tmp_path / "a.bin")
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+class Untraceable(nn.Module):
+    """What it gives is no tensor."""
+
+    def forward(self, x):
+        return object()
+
+
+@pytest.mark.parametrize(("network", "message"), [(Odd, "pnnx cannot convert|damaged|ncnn cannot run"), (Untraceable, "cannot trace")])
+def test_a_network_that_has_no_form_in_ncnn_is_refused(network, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ncnn_export.convert(network(), [noise_like(1, 3, 8, 9), noise_like(1, 3, 5, 4)], tmp_path / "a.param", tmp_path / "a.bin")
+
+
+def test_a_network_that_ncnn_fails_to_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(NcnnNet, "__call__", lambda self, x: (_ for _ in ()).throw(RuntimeError("ncnn failed with status -1")))
+    with pytest.raises(ValueError, match="ncnn cannot run a.param: ncnn failed with status -1"):
+        ncnn_export.convert(
+            nn.Conv2d(3, 4, 3).eval(), [noise_like(1, 3, 8, 9), noise_like(1, 3, 5, 4)], tmp_path / "a.param", tmp_path / "a.bin"
+        )
 
 
 def test_missing_packages_are_named_before_any_work(folder, tmp_path, monkeypatch, capsys):
